@@ -1,0 +1,1 @@
+"""Jobs: arguments -> run(...) -> exit code; the logic is in recsys/."""

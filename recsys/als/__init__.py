@@ -1,0 +1,1 @@
+"""Alternating least squares on user blocks; no I/O."""

@@ -1,0 +1,1 @@
+"""The one data structure: packed user blocks."""

@@ -1,0 +1,76 @@
+"""Column names, each spelled once. A column of a table is never named by a string literal elsewhere."""
+
+from typing import Final
+
+# ratings
+USER_ID: Final = "user_id"
+ITEM_ID: Final = "item_id"
+VALUE: Final = "value"  # null: withdrawn
+EVENT_TIME: Final = "event_time"
+EVENT_ID: Final = "event_id"
+BATCH: Final = "batch"
+BUCKET: Final = "bucket"
+
+# quarantine and ingest_ledger
+SOURCE: Final = "source"
+RAW: Final = "raw"
+RULES: Final = "rules"
+REASON: Final = "reason"
+SIZE: Final = "size"
+CHECKSUM: Final = "checksum"
+FORMAT: Final = "format"
+LANDED: Final = "landed"
+ACCEPTED: Final = "accepted"
+DUPLICATE: Final = "duplicate"
+QUARANTINED: Final = "quarantined"
+STATE: Final = "state"
+
+# items
+POSITION: Final = "position"
+TITLE: Final = "title"
+GENRES: Final = "genres"
+AVAILABLE: Final = "available"
+
+# user_blocks (packed) and split blocks (what a fit or a judgement reads)
+BLOCK: Final = "block"
+N_USERS: Final = "n_users"
+N_RATINGS: Final = "n_ratings"
+USER_IDS: Final = "user_ids"
+OFFSETS: Final = "offsets"
+ITEMS: Final = "items"
+VALUES: Final = "values"
+DICTIONARY: Final = "dictionary"
+TIMES: Final = "times"
+EVENT_IDS: Final = "event_ids"
+WEIGHTS: Final = "weights"
+HELD_OFFSETS: Final = "held_offsets"
+HELD_ITEMS: Final = "held_items"
+HELD_VALUES: Final = "held_values"
+RATINGS_VERSION: Final = "ratings_version"
+THROUGH_BATCH: Final = "through_batch"
+
+# recommendations and generations
+GENERATION: Final = "generation"
+SCORE: Final = "score"
+SEQUENCE: Final = "sequence"
+MODEL_VERSION: Final = "model_version"
+PUBLISHED_AT: Final = "published_at"
+TABLE_VERSIONS: Final = "table_versions"
+
+# The row of `recommendations` that serves users nobody knows. Validation rejects empty user ids, so no
+# real user can have it.
+FALLBACK_USER_ID: Final = ""
+
+# job_runs
+RUN_ID: Final = "run_id"
+JOB: Final = "job"
+PARAMETERS: Final = "parameters"
+VERSIONS_IN: Final = "versions_in"
+VERSIONS_OUT: Final = "versions_out"
+COUNTS: Final = "counts"
+DETAILS: Final = "details"
+OUTCOME: Final = "outcome"
+EXIT_CODE: Final = "exit_code"
+MESSAGE: Final = "message"
+STARTED_AT: Final = "started_at"
+SECONDS: Final = "seconds"

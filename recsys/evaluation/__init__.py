@@ -1,0 +1,1 @@
+"""Judging a model: temporal split, metrics, gate."""

@@ -1,0 +1,1 @@
+"""Lists from factors and trend: top-N, fallback, explanations; no I/O."""

@@ -1,0 +1,1 @@
+"""Events in, ratings table out: contract, validation, quarantine rules."""

@@ -1,0 +1,75 @@
+"""Explicit schemas of the eight Delta tables (docs/architecture.md, Tables) and of the split blocks.
+
+Binary columns are little-endian NumPy arrays. Sizes: U users and N ratings in the block.
+"""
+
+from typing import Final
+
+from pyspark.sql.types import StructType
+
+from recsys import columns as c
+
+RATINGS: Final = StructType.fromDDL(
+    f"{c.USER_ID} STRING NOT NULL, {c.ITEM_ID} STRING NOT NULL, {c.VALUE} DOUBLE, "
+    f"{c.EVENT_TIME} TIMESTAMP NOT NULL, {c.EVENT_ID} STRING NOT NULL, {c.BATCH} LONG NOT NULL, {c.BUCKET} INT NOT NULL"
+)
+
+QUARANTINE: Final = StructType.fromDDL(
+    f"{c.BATCH} LONG NOT NULL, {c.SOURCE} STRING NOT NULL, {c.RAW} STRING, "
+    f"{c.RULES} ARRAY<STRING> NOT NULL, {c.REASON} STRING NOT NULL"
+)
+
+# One row a file; `landed = accepted + duplicate + quarantined` is the conservation law.
+INGEST_LEDGER: Final = StructType.fromDDL(
+    f"{c.BATCH} LONG NOT NULL, {c.SOURCE} STRING NOT NULL, {c.FORMAT} STRING NOT NULL, {c.SIZE} LONG NOT NULL, "
+    f"{c.CHECKSUM} STRING NOT NULL, {c.LANDED} LONG NOT NULL, {c.ACCEPTED} LONG NOT NULL, "
+    f"{c.DUPLICATE} LONG NOT NULL, {c.QUARANTINED} LONG NOT NULL, {c.STATE} STRING NOT NULL"
+)
+
+ITEMS: Final = StructType.fromDDL(
+    f"{c.ITEM_ID} STRING NOT NULL, {c.POSITION} INT NOT NULL, {c.TITLE} STRING, {c.GENRES} ARRAY<STRING>, "
+    f"{c.AVAILABLE} BOOLEAN NOT NULL, {c.BATCH} LONG NOT NULL"
+)
+
+# Users ascending by UTF-8 bytes, a user's ratings ascending by item position. A withdrawn rating stays as
+# an entry whose value is NaN, so that an older event that arrives late cannot bring it back.
+USER_BLOCKS: Final = StructType.fromDDL(
+    f"{c.BUCKET} INT NOT NULL, {c.BLOCK} INT NOT NULL, {c.N_USERS} INT NOT NULL, {c.N_RATINGS} LONG NOT NULL, "
+    f"{c.USER_IDS} ARRAY<STRING> NOT NULL, "
+    f"{c.OFFSETS} BINARY NOT NULL, "  # int64, U + 1
+    f"{c.ITEMS} BINARY NOT NULL, "  # uint16 when all positions fit, else uint32; N
+    f"{c.VALUES} BINARY NOT NULL, "  # uint8 codes when the dictionary is not empty, else float32; N
+    f"{c.DICTIONARY} BINARY NOT NULL, "  # float32, at most 256 values ascending, NaN last; may be empty
+    f"{c.TIMES} BINARY NOT NULL, "  # int64 microseconds since 1970 UTC; N
+    f"{c.EVENT_IDS} ARRAY<STRING> NOT NULL, "  # N; breaks ties between events of one time
+    f"{c.THROUGH_BATCH} LONG NOT NULL, {c.RATINGS_VERSION} LONG NOT NULL"
+)
+
+# What one fit, judgement or scoring reads: the ratings before the cut-off, without withdrawn ones, and beside
+# them the held-out ones. Never stored. `weights` (float32, N) is empty when no rating is weighted by its age.
+SPLIT_BLOCKS: Final = StructType.fromDDL(
+    f"{c.BUCKET} INT NOT NULL, {c.BLOCK} INT NOT NULL, {c.USER_IDS} ARRAY<STRING> NOT NULL, "
+    f"{c.OFFSETS} BINARY NOT NULL, {c.ITEMS} BINARY NOT NULL, {c.VALUES} BINARY NOT NULL, "
+    f"{c.DICTIONARY} BINARY NOT NULL, {c.WEIGHTS} BINARY NOT NULL, "
+    f"{c.HELD_OFFSETS} BINARY NOT NULL, {c.HELD_ITEMS} BINARY NOT NULL, {c.HELD_VALUES} BINARY NOT NULL"
+)
+
+RECOMMENDATIONS: Final = StructType.fromDDL(
+    f"{c.GENERATION} LONG NOT NULL, {c.USER_ID} STRING NOT NULL, "
+    f"{c.ITEMS} ARRAY<STRUCT<{c.ITEM_ID}: STRING, {c.SCORE}: FLOAT, {c.REASON}: STRING>> NOT NULL"
+)
+
+# The pointer: the row with the highest sequence names the generation that consumers read.
+GENERATIONS: Final = StructType.fromDDL(
+    f"{c.SEQUENCE} LONG NOT NULL, {c.GENERATION} LONG NOT NULL, {c.MODEL_VERSION} LONG NOT NULL, "
+    f"{c.TABLE_VERSIONS} MAP<STRING, LONG> NOT NULL, {c.N_USERS} LONG NOT NULL, "
+    f"{c.PUBLISHED_AT} TIMESTAMP NOT NULL, {c.STATE} STRING NOT NULL, {c.REASON} STRING NOT NULL"
+)
+
+JOB_RUNS: Final = StructType.fromDDL(
+    f"{c.RUN_ID} STRING NOT NULL, {c.JOB} STRING NOT NULL, {c.PARAMETERS} STRING NOT NULL, "
+    f"{c.VERSIONS_IN} MAP<STRING, LONG> NOT NULL, {c.VERSIONS_OUT} MAP<STRING, LONG> NOT NULL, "
+    f"{c.COUNTS} MAP<STRING, LONG> NOT NULL, {c.DETAILS} STRING NOT NULL, {c.OUTCOME} STRING NOT NULL, "
+    f"{c.EXIT_CODE} INT NOT NULL, {c.MESSAGE} STRING NOT NULL, {c.STARTED_AT} TIMESTAMP NOT NULL, "
+    f"{c.SECONDS} DOUBLE NOT NULL"
+)

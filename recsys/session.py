@@ -1,0 +1,77 @@
+"""One way to start Spark: by ``spark-submit`` the launcher has set everything, from Python this module does."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from recsys.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Two BLAS threads per Spark task make small systems 50 times slower (docs/architecture.md, Kernels).
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+
+
+def read_spark_conf(file: Path) -> dict[str, str]:
+    """Read a Spark properties file (``key value`` lines, ``#`` comments).
+
+    Raises:
+        ConfigError: the file is missing or a line has no value.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as err:
+        raise ConfigError(f"Spark properties file '{file}' cannot be read ({err.strerror}). Check --env.") from err
+    conf: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        key, _, value = text.partition(" ")
+        if not value.strip():
+            raise ConfigError(f"{file}, line {number}: '{key}' has no value. Write 'key value'.")
+        conf[key] = value.strip()
+    return conf
+
+
+def delta_jars() -> list[Path]:
+    """The Delta jars that set-up resolved into ``.jars/``.
+
+    Raises:
+        ConfigError: set-up has not run.
+    """
+    jars = sorted((ROOT / ".jars").glob("delta-*.jar"))
+    if not jars:
+        raise ConfigError(f"no Delta jars in '{ROOT / '.jars'}'. Run 'make setup' once; it needs the network.")
+    return jars
+
+
+def start_session(app: str, *, env: str = "local", conf: Mapping[str, str] | None = None) -> SparkSession:
+    """The running session, or a new one with ``conf/spark-<env>.conf`` and then ``conf`` applied.
+
+    Needs no network: jars are files that set-up resolved once.
+    """
+    running = SparkSession.getActiveSession()
+    if running is not None:
+        return running
+    os.environ.update(ONE_THREAD)
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    java_home = ROOT / ".jars" / "java"
+    if "JAVA_HOME" not in os.environ and java_home.exists():
+        os.environ["JAVA_HOME"] = str(java_home)
+    builder = SparkSession.builder.appName(app)
+    if "SPARK_SUBMIT" not in os.environ and "PYSPARK_GATEWAY_PORT" not in os.environ:
+        settings = read_spark_conf(ROOT / "conf" / f"spark-{env}.conf")
+        settings.setdefault("spark.jars", ",".join(str(jar) for jar in delta_jars()))
+        for key, value in settings.items():
+            builder = builder.config(key, value)
+    for key, value in (conf or {}).items():
+        builder = builder.config(key, value)
+    for name, value in ONE_THREAD.items():
+        builder = builder.config(f"spark.executorEnv.{name}", value)
+    return builder.getOrCreate()

@@ -1,0 +1,1 @@
+"""Delta tables, MLflow registry, generations, locks: the only I/O."""
