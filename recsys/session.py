@@ -62,10 +62,10 @@ def start_session(app: str, *, env: str = "local", conf: Mapping[str, str] | Non
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     java_home = ROOT / ".jars" / "java"
-    if "JAVA_HOME" not in os.environ and java_home.exists():
+    if java_home.exists():  # set-up found no fitting Java and brought one
         os.environ["JAVA_HOME"] = str(java_home)
     builder = SparkSession.builder.appName(app)
-    if "SPARK_SUBMIT" not in os.environ and "PYSPARK_GATEWAY_PORT" not in os.environ:
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit, which has read them
         settings = read_spark_conf(ROOT / "conf" / f"spark-{env}.conf")
         settings.setdefault("spark.jars", ",".join(str(jar) for jar in delta_jars()))
         for key, value in settings.items():

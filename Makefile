@@ -1,0 +1,43 @@
+# `make help` lists everything. Needs Python 3.11 and nothing else; the first command sets everything up.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit lint format lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## install everything once (network: PyPI and Maven Central)
+
+$(READY): requirements/dev.txt requirements/jars.sha256 setup.cfg tools/setup.sh
+	@PYTHON="$(PYTHON)" sh tools/setup.sh
+
+demo: $(READY) ## the whole loop on real ratings, in a few minutes
+	@$(BIN)/python demo/run.py
+
+test: $(READY) ## all tests
+	@$(BIN)/python -m pytest tests
+
+test-unit: $(READY) ## the tests that need no JVM
+	@$(BIN)/python -m pytest -q tests/unit tests/architecture
+
+lint: $(READY) ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY) ## let ruff format and mend what it can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(READY) ## resolve requirements/*.txt afresh from setup.cfg
+	@$(BIN)/pip install -q uv
+	@for extra in runtime serving dev bench; do \
+	  $(BIN)/uv pip compile -q setup.cfg --extra $$extra --generate-hashes --python-version 3.11 \
+	    --no-header --no-annotate --upgrade -o requirements/$$extra.txt; done
+
+clean: ## remove the environment, the jars and the demo's warehouse
+	rm -rf $(VENV) .jars demo-warehouse
