@@ -1,0 +1,212 @@
+"""What every job does around its own steps: arguments, settings, session, locks, the `job_runs` row, the exit code."""
+
+import argparse
+import json
+import logging
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from recsys import columns as c
+from recsys.config import Settings, load_settings
+from recsys.errors import RecsysError, UsageError
+from recsys.events import log_event
+from recsys.schemas import JOB_RUNS
+from recsys.session import ROOT, start_session
+from recsys.store.files import Files
+from recsys.store.locks import Lock
+from recsys.store.tables import Tables
+
+log = logging.getLogger(__name__)
+
+ENVIRONMENTS = ("local", "yarn")
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What a job works with."""
+
+    spark: SparkSession
+    settings: Settings
+    tables: Tables
+    files: Files
+    args: argparse.Namespace = field(default_factory=argparse.Namespace)
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job reports: it becomes the `job_runs` row and the last line on the screen."""
+
+    message: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    versions_in: Mapping[str, int] = field(default_factory=dict)
+    versions_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def run_job(
+    name: str,
+    body: Callable[[JobContext], JobResult],
+    argv: Sequence[str],
+    *,
+    description: str,
+    locks: Sequence[str] = (),
+    arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """Run one job from its command line and return the exit code the scheduler sees.
+
+    Args:
+        name: The job's name, as in ``jobs/<name>.py``.
+        body: The job's steps.
+        argv: Arguments after the program name.
+        description: First line of ``--help``.
+        locks: What the job changes; taken in this order, given back at its end.
+        arguments: Adds the job's own options.
+    """
+    parser = argument_parser(name, description)
+    if arguments is not None:
+        arguments(parser)
+    args = parser.parse_args(argv)
+    configure_logging(verbose=args.verbose)
+    try:
+        context = open_context(name, args)
+        result = perform(context, name, body, locks=locks)
+    except RecsysError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return err.exit_code
+    except Exception as err:  # the top of the job: logged once, here
+        log.exception("job_failed job=%s", name)
+        print(f"error: {name} failed: {type(err).__name__}: {_first_line(err)}. The log above says where.", file=sys.stderr)
+        return 1
+    print(result.message)
+    return 0
+
+
+def argument_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The options every job has."""
+    parser = argparse.ArgumentParser(
+        prog=f"./spark-submit.sh jobs/{name}.py --",
+        description=description,
+        epilog="exit codes: 0 ok, 2 usage or configuration, 3 data rejected, 4 gate refused, 5 locked, 1 anything else",
+    )
+    parser.add_argument("--env", choices=ENVIRONMENTS, default="local", help="which conf/<env>.yaml to read")
+    parser.add_argument("--conf", action="append", default=[], type=Path, metavar="FILE", help="more settings, over it")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. als.rank=64")
+    parser.add_argument("--warehouse", metavar="PATH", help="short for --set warehouse.root=PATH")
+    parser.add_argument("--verbose", action="store_true", help="log every event, not only warnings")
+    return parser
+
+
+def read_settings(args: argparse.Namespace) -> Settings:
+    """Settings of a job: base, environment, further files, then ``--set`` and ``--warehouse``.
+
+    Raises:
+        ConfigError: see :func:`recsys.config.load_settings`.
+        UsageError: a ``--set`` that is not ``key=value``.
+    """
+    overrides: dict[str, str] = {}
+    for text in args.set:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {text}: expected key=value, for example --set als.rank=64.")
+        overrides[key] = value
+    if args.warehouse is not None:
+        overrides["warehouse.root"] = json.dumps(args.warehouse)
+    conf = ROOT / "conf"
+    return load_settings([conf / "base.yaml", conf / f"{args.env}.yaml", *args.conf], overrides)
+
+
+def open_context(name: str, args: argparse.Namespace) -> JobContext:
+    """Settings, session and tables of a job."""
+    settings = read_settings(args)  # before the session: a typing error must not cost a JVM
+    spark = start_session(name, env=args.env)
+    spark.sparkContext.setLogLevel("INFO" if args.verbose else "ERROR")
+    return make_context(spark, settings, args)
+
+
+def make_context(spark: SparkSession, settings: Settings, args: argparse.Namespace | None = None) -> JobContext:
+    """The context for a session that runs already: how jobs are called from Python."""
+    tables = Tables(spark, settings.warehouse)
+    tables.open_or_create()
+    return JobContext(spark, settings, tables, Files(spark), args or argparse.Namespace())
+
+
+def perform(
+    context: JobContext, name: str, body: Callable[[JobContext], JobResult], *, locks: Sequence[str] = ()
+) -> JobResult:
+    """Run a job's steps under its locks and record the run, whatever its outcome.
+
+    Raises:
+        RecsysError: as the body raises it, after the run has been recorded.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    try:
+        with hold_locks(context, locks, holder=name):
+            result = body(context)
+    except Exception as err:
+        code = err.exit_code if isinstance(err, RecsysError) else 1
+        failed = JobResult(_first_line(err))
+        try:
+            _record(context, name, failed, type(err).__name__, code, started, time.monotonic() - clock)
+        except Exception:
+            log.exception("job_run_not_recorded job=%s", name)  # the job's own error matters more
+        raise
+    seconds = time.monotonic() - clock
+    _record(context, name, result, "ok", 0, started, seconds)
+    log_event(log, "job_done", job=name, seconds=seconds, **result.counts)
+    return result
+
+
+@contextmanager
+def hold_locks(context: JobContext, names: Sequence[str], *, holder: str) -> Iterator[None]:
+    """Hold every named lock, or none.
+
+    Raises:
+        LockedError: another job holds one of them.
+    """
+    warehouse = context.settings.warehouse
+    with ExitStack() as stack:
+        for name in names:
+            lock = Lock(context.files, warehouse.root, name, job=holder, expiry_seconds=warehouse.lock_expiry_seconds)
+            stack.enter_context(lock)
+        yield
+
+
+def configure_logging(*, verbose: bool = False) -> None:
+    """Events to standard error: warnings always, everything with ``--verbose``."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("recsys").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("jobs").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def _record(
+    context: JobContext, name: str, result: JobResult, outcome: str, code: int, started: datetime, seconds: float
+) -> None:
+    row = {
+        c.RUN_ID: uuid.uuid4().hex,
+        c.JOB: name,
+        c.PARAMETERS: context.settings.model_dump_json(),
+        c.VERSIONS_IN: dict(result.versions_in),
+        c.VERSIONS_OUT: dict(result.versions_out),
+        c.COUNTS: {key: int(value) for key, value in result.counts.items()},
+        c.DETAILS: json.dumps(dict(result.details)),
+        c.OUTCOME: outcome,
+        c.EXIT_CODE: code,
+        c.MESSAGE: result.message,
+        c.STARTED_AT: started,
+        c.SECONDS: seconds,
+    }
+    context.tables.job_runs.append(context.spark.createDataFrame([row], JOB_RUNS))
+
+
+def _first_line(err: Exception) -> str:
+    lines = str(err).strip().splitlines()
+    return lines[0] if lines else type(err).__name__
