@@ -1,0 +1,73 @@
+"""Settings: one line says key, value, allowed range and file."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from recsys.config import Settings, load_settings
+from recsys.errors import ConfigError
+from recsys.session import ROOT
+
+BASE = ROOT / "conf" / "base.yaml"
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "own.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_base_yaml_holds_every_key_with_the_default_of_the_code() -> None:
+    assert load_settings([BASE]) == Settings()
+    import yaml
+
+    assert yaml.safe_load(BASE.read_text()) == Settings().model_dump()
+
+
+def test_every_key_of_base_yaml_has_a_sentence() -> None:
+    keys = [line for line in BASE.read_text().splitlines() if re.match(r" *[a-z_0-9]+: \S", line)]
+    assert [line for line in keys if not re.search(r"# \S{1,}.* .*", line)] == []
+
+
+@pytest.mark.parametrize("environment", ["local", "yarn"])
+def test_the_environments_are_valid(environment: str) -> None:
+    load_settings([BASE, ROOT / "conf" / f"{environment}.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("als: {ranks: 8}", ["unknown key 'als.ranks'", "rank", "own.yaml"]),
+        ("als: {rank: many}", ["'als.rank' is 'many'", "integer", "own.yaml"]),
+        ("als: {rank: 0}", ["'als.rank' is 0", "greater than or equal to 1", "own.yaml"]),
+        ("als: {reg: .inf}", ["'als.reg' is inf", "finite", "own.yaml"]),
+        ("colour: red", ["unknown key 'colour'", "own.yaml"]),
+        ("als: 3", ["'als' is 3", "own.yaml"]),
+        ("- als", ["own.yaml", "section"]),
+        ("als: {rank: [", ["own.yaml", "cannot be read"]),
+    ],
+)
+def test_a_bad_key_is_one_line_naming_key_value_range_and_file(tmp_path: Path, text: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings([BASE, write(tmp_path, text)])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert [part for part in parts if part not in message] == []
+    assert caught.value.exit_code == 2
+
+
+def test_an_override_wins_over_files_and_is_named_when_wrong() -> None:
+    assert load_settings([BASE], {"als.rank": "8"}).als.rank == 8
+    with pytest.raises(ConfigError, match=r"--set: 'als.rank' is -1"):
+        load_settings([BASE], {"als.rank": "-1"})
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml' does not exist"):
+        load_settings([tmp_path / "none.yaml"])
+
+
+def test_the_digest_changes_with_any_value_and_with_nothing_else() -> None:
+    assert load_settings([BASE]).digest() == Settings().digest()
+    assert load_settings([BASE], {"als.seed": "7"}).digest() != Settings().digest()
