@@ -84,7 +84,10 @@ def run_job(
         return err.exit_code
     except Exception as err:  # the top of the job: logged once, here
         log.exception("job_failed job=%s", name)
-        print(f"error: {name} failed: {type(err).__name__}: {_first_line(err)}. The log above says where.", file=sys.stderr)
+        print(
+            f"error: {name} failed: {type(err).__name__}: {_first_line(err)}. The log above says where.",
+            file=sys.stderr,
+        )
         return 1
     print(result.message)
     return 0

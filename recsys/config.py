@@ -7,26 +7,18 @@
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from recsys.als.params import AlsParams
+from recsys.als.params import AlsParams, PolicyParams
 from recsys.errors import ConfigError
 from recsys.evaluation.params import EvaluationParams, GateParams
 from recsys.params import Section
 from recsys.ranking.params import RankingParams
 from recsys.ratings.params import IngestParams, LandingParams
 from recsys.store.params import MlflowParams, WarehouseParams
-
-
-class PolicyParams(Section):
-    """When the pipeline fits, and how."""
-
-    policy: Literal["auto", "cold", "warm", "fold-in"] = "auto"
-    fold_in_below: float = Field(default=0.002, ge=0, le=1)  # share of new events below which factors stay
-    cold_above: float = Field(default=0.5, gt=0)  # share of new events above which a fit starts afresh
 
 
 class Settings(Section):

@@ -28,3 +28,11 @@ class AlsParams(Section):
     item_steps: int = Field(default=3, ge=1, le=50)  # preconditioned steps of an item half, at most
     rating_half_life_days: float | None = Field(default=None, gt=0)  # age weight of a rating; null: none
     seed: int = Field(default=42, ge=0)
+
+
+class PolicyParams(Section):
+    """When the pipeline fits, and how."""
+
+    policy: Literal["auto", "cold", "warm", "fold-in"] = "auto"
+    fold_in_below: float = Field(default=0.002, ge=0, le=1)  # share of new events below which factors stay
+    cold_above: float = Field(default=0.5, gt=0)  # share of new events above which a fit starts afresh
