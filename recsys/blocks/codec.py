@@ -1,0 +1,200 @@
+"""How user blocks are packed into rows and read again; no Spark here.
+
+Binary columns are little-endian NumPy arrays (recsys/schemas.py). About 3 bytes a rating travel in a pass over split
+blocks: item positions in 2 or 4 bytes and values as 1-byte codes where a block has few distinct ones.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import DTypeLike, NDArray
+
+from recsys import columns as c
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CODES: Final = 256  # distinct values that one byte can name
+
+
+def to_micros(moment: datetime) -> int:
+    """Microseconds from 1970-01-01 UTC to ``moment``, the unit of all times in blocks.
+
+    Raises:
+        ValueError: ``moment`` has no time zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment.isoformat()} has no time zone. Give one, for example timezone.utc.")
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class UserBlock:
+    """All current ratings of some users of one bucket, withdrawn ones among them (U users, N ratings).
+
+    Attributes:
+        bucket: of the users' ids.
+        block: number within the bucket, from 0.
+        user_ids: U ids, ascending by UTF-8 bytes.
+        offsets: int64 (U + 1,); user u has ratings ``offsets[u]`` to ``offsets[u + 1]``.
+        items: uint16 or uint32 (N,), positions; ascending within a user.
+        values: float32 (N,); NaN where the rating was withdrawn.
+        times: int64 (N,), microseconds since 1970 UTC.
+        event_ids: arrow strings (N,); a list of str would cost more memory than all other columns together.
+    """
+
+    bucket: int
+    block: int
+    user_ids: list[str]
+    offsets: NDArray[np.int64]
+    items: NDArray[np.uint16] | NDArray[np.uint32]
+    values: NDArray[np.float32]
+    times: NDArray[np.int64]
+    event_ids: pa.StringArray
+
+    def to_row(self) -> dict[str, Any]:
+        """The row of ``user_blocks``, without its two version columns."""
+        dictionary, values = pack_values(self.values)
+        return {
+            c.BUCKET: self.bucket,
+            c.BLOCK: self.block,
+            c.N_USERS: len(self.user_ids),
+            c.N_RATINGS: len(self.values),
+            c.USER_IDS: self.user_ids,
+            c.OFFSETS: self.offsets.tobytes(),
+            c.ITEMS: pack_items(self.items).tobytes(),
+            c.VALUES: values.tobytes(),
+            c.DICTIONARY: dictionary.tobytes(),
+            c.TIMES: self.times.tobytes(),
+            c.EVENT_IDS: self.event_ids,
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "UserBlock":
+        """Read a row of ``user_blocks``; binary columns as ``bytes``, arrow buffers or memory views."""
+        offsets = read_array(row[c.OFFSETS], np.int64)
+        event_ids = row[c.EVENT_IDS]
+        return cls(
+            bucket=row[c.BUCKET],
+            block=row[c.BLOCK],
+            user_ids=_read_strings(row[c.USER_IDS]),
+            offsets=offsets,
+            items=read_items(row[c.ITEMS], int(offsets[-1])),
+            values=unpack_values(row[c.DICTIONARY], row[c.VALUES]),
+            times=read_array(row[c.TIMES], np.int64),
+            event_ids=event_ids if isinstance(event_ids, pa.Array) else pa.array(event_ids, pa.string()),
+        )
+
+
+@dataclass(frozen=True)
+class SplitBlock:
+    """What a fit or a judgement sees of one block: observed ratings and, beside them, the held-out ones.
+
+    Attributes:
+        bucket: of the users' ids.
+        block: number within the bucket.
+        user_ids: U ids; empty when the column was not read.
+        offsets: int64 (U + 1,) into the observed ratings.
+        items: int32 (N,), positions; one type for all blocks, so that kernels are compiled once.
+        values: float32 (N,).
+        weights: float32 (N,), weight of each rating by its age; ones when there is none.
+        held_offsets: int64 (U + 1,) into the held-out ratings; zeros when the column was not read.
+        held_items: int32 (M,).
+        held_values: float32 (M,).
+    """
+
+    bucket: int
+    block: int
+    user_ids: list[str]
+    offsets: NDArray[np.int64]
+    items: NDArray[np.int32]
+    values: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    held_offsets: NDArray[np.int64]
+    held_items: NDArray[np.int32]
+    held_values: NDArray[np.float32]
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "SplitBlock":
+        """Read a row of split blocks; user ids and the held columns may be absent."""
+        offsets = read_array(row[c.OFFSETS], np.int64)
+        n = int(offsets[-1])
+        weights = read_array(row[c.WEIGHTS], np.float32)
+        held_offsets = read_array(row[c.HELD_OFFSETS], np.int64) if c.HELD_OFFSETS in row else np.zeros_like(offsets)
+        m = int(held_offsets[-1])
+        return cls(
+            bucket=row[c.BUCKET],
+            block=row[c.BLOCK],
+            user_ids=_read_strings(row.get(c.USER_IDS, ())),
+            offsets=offsets,
+            items=read_items(row[c.ITEMS], n).astype(np.int32),
+            values=unpack_values(row[c.DICTIONARY], row[c.VALUES]),
+            weights=weights if len(weights) == n else np.ones(n, np.float32),
+            held_offsets=held_offsets,
+            held_items=read_items(row[c.HELD_ITEMS], m).astype(np.int32) if m else np.empty(0, np.int32),
+            held_values=read_array(row[c.HELD_VALUES], np.float32) if m else np.empty(0, np.float32),
+        )
+
+
+def iter_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """The rows of an arrow batch without copying binary columns or lists of strings."""
+    readers = [_column_reader(column) for column in batch.columns]
+    for i in range(batch.num_rows):
+        yield {name: read(i) for name, read in zip(batch.schema.names, readers, strict=True)}
+
+
+def iter_split_blocks(batch: pa.RecordBatch) -> Iterator[SplitBlock]:
+    """Decode the split blocks of an arrow batch, only the columns that are there."""
+    for row in iter_rows(batch):
+        yield SplitBlock.from_row(row)
+
+
+def pack_items(positions: NDArray[Any]) -> NDArray[np.uint16] | NDArray[np.uint32]:
+    """Item positions in the smallest of the two types that holds them all."""
+    if len(positions) == 0 or int(positions.max()) <= np.iinfo(np.uint16).max:
+        return positions.astype(np.uint16)
+    return positions.astype(np.uint32)
+
+
+def pack_values(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint8] | NDArray[np.float32]]:
+    """``(dictionary, codes)`` when there are at most 256 distinct values, else an empty dictionary and the values.
+
+    The dictionary is ascending, NaN last.
+    """
+    dictionary, codes = np.unique(values, return_inverse=True)
+    if len(dictionary) <= _CODES:
+        return dictionary, codes.astype(np.uint8)
+    return np.empty(0, np.float32), values
+
+
+def unpack_values(dictionary: Any, values: Any) -> NDArray[np.float32]:
+    """The float32 values that ``pack_values`` packed; both arguments as bytes or buffers."""
+    known = read_array(dictionary, np.float32)
+    return known[read_array(values, np.uint8)] if len(known) else read_array(values, np.float32)
+
+
+def read_array(data: Any, dtype: DTypeLike) -> NDArray[Any]:
+    """The array of a binary column, given as bytes or a buffer.
+
+    A copy: within an arrow buffer a row may start at any byte, and compiled kernels want aligned arrays.
+    """
+    return np.frombuffer(data, dtype).copy() if len(data) else np.empty(0, dtype)
+
+
+def read_items(data: Any, n: int) -> NDArray[Any]:
+    """The n item positions that ``pack_items`` packed, in the type they were packed in."""
+    return read_array(data, np.uint16 if len(data) == 2 * n else np.uint32)
+
+
+def _column_reader(column: pa.Array) -> Any:
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return lambda i: column[i].as_buffer()
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return lambda i: column[i].values
+    return lambda i: column[i].as_py()
+
+
+def _read_strings(data: Any) -> list[str]:
+    return data.to_pylist() if isinstance(data, pa.Array) else list(data)
