@@ -3,37 +3,43 @@
 Binary columns are little-endian NumPy arrays. Sizes: U users and N ratings in the block.
 """
 
-from typing import Final
+from typing import Final, cast
 
 from pyspark.sql.types import StructType
 
 from recsys import columns as c
 
-RATINGS: Final = StructType.fromDDL(
+
+def _table(ddl: str) -> StructType:
+    return cast(StructType, StructType.fromDDL(ddl))
+
+
+RATINGS: Final = _table(
     f"{c.USER_ID} STRING NOT NULL, {c.ITEM_ID} STRING NOT NULL, {c.VALUE} DOUBLE, "
     f"{c.EVENT_TIME} TIMESTAMP NOT NULL, {c.EVENT_ID} STRING NOT NULL, {c.BATCH} LONG NOT NULL, {c.BUCKET} INT NOT NULL"
 )
 
-QUARANTINE: Final = StructType.fromDDL(
+QUARANTINE: Final = _table(
     f"{c.BATCH} LONG NOT NULL, {c.SOURCE} STRING NOT NULL, {c.RAW} STRING, "
     f"{c.RULES} ARRAY<STRING> NOT NULL, {c.REASON} STRING NOT NULL"
 )
 
-# One row a file; `landed = accepted + duplicate + quarantined` is the conservation law.
-INGEST_LEDGER: Final = StructType.fromDDL(
+# One row a file; `landed = accepted + duplicate + quarantined` is the conservation law. `modified` tells without
+# reading it that a file is the one of last time; `claimed_at` is the clock of the batch's time rules.
+INGEST_LEDGER: Final = _table(
     f"{c.BATCH} LONG NOT NULL, {c.SOURCE} STRING NOT NULL, {c.FORMAT} STRING NOT NULL, {c.SIZE} LONG NOT NULL, "
-    f"{c.CHECKSUM} STRING NOT NULL, {c.LANDED} LONG NOT NULL, {c.ACCEPTED} LONG NOT NULL, "
+    f"{c.MODIFIED} TIMESTAMP NOT NULL, {c.CLAIMED_AT} TIMESTAMP NOT NULL, {c.CHECKSUM} STRING NOT NULL, {c.LANDED} LONG NOT NULL, {c.ACCEPTED} LONG NOT NULL, "
     f"{c.DUPLICATE} LONG NOT NULL, {c.QUARANTINED} LONG NOT NULL, {c.STATE} STRING NOT NULL"
 )
 
-ITEMS: Final = StructType.fromDDL(
+ITEMS: Final = _table(
     f"{c.ITEM_ID} STRING NOT NULL, {c.POSITION} INT NOT NULL, {c.TITLE} STRING, {c.GENRES} ARRAY<STRING>, "
     f"{c.AVAILABLE} BOOLEAN NOT NULL, {c.BATCH} LONG NOT NULL"
 )
 
 # Users ascending by UTF-8 bytes, a user's ratings ascending by item position. A withdrawn rating stays as
 # an entry whose value is NaN, so that an older event that arrives late cannot bring it back.
-USER_BLOCKS: Final = StructType.fromDDL(
+USER_BLOCKS: Final = _table(
     f"{c.BUCKET} INT NOT NULL, {c.BLOCK} INT NOT NULL, {c.N_USERS} INT NOT NULL, {c.N_RATINGS} LONG NOT NULL, "
     f"{c.USER_IDS} ARRAY<STRING> NOT NULL, "
     f"{c.OFFSETS} BINARY NOT NULL, "  # int64, U + 1
@@ -47,26 +53,26 @@ USER_BLOCKS: Final = StructType.fromDDL(
 
 # What one fit, judgement or scoring reads: the ratings before the cut-off, without withdrawn ones, and beside
 # them the held-out ones. Never stored. `weights` (float32, N) is empty when no rating is weighted by its age.
-SPLIT_BLOCKS: Final = StructType.fromDDL(
+SPLIT_BLOCKS: Final = _table(
     f"{c.BUCKET} INT NOT NULL, {c.BLOCK} INT NOT NULL, {c.USER_IDS} ARRAY<STRING> NOT NULL, "
     f"{c.OFFSETS} BINARY NOT NULL, {c.ITEMS} BINARY NOT NULL, {c.VALUES} BINARY NOT NULL, "
     f"{c.DICTIONARY} BINARY NOT NULL, {c.WEIGHTS} BINARY NOT NULL, "
     f"{c.HELD_OFFSETS} BINARY NOT NULL, {c.HELD_ITEMS} BINARY NOT NULL, {c.HELD_VALUES} BINARY NOT NULL"
 )
 
-RECOMMENDATIONS: Final = StructType.fromDDL(
+RECOMMENDATIONS: Final = _table(
     f"{c.GENERATION} LONG NOT NULL, {c.USER_ID} STRING NOT NULL, "
     f"{c.ITEMS} ARRAY<STRUCT<{c.ITEM_ID}: STRING, {c.SCORE}: FLOAT, {c.REASON}: STRING>> NOT NULL"
 )
 
 # The pointer: the row with the highest sequence names the generation that consumers read.
-GENERATIONS: Final = StructType.fromDDL(
+GENERATIONS: Final = _table(
     f"{c.SEQUENCE} LONG NOT NULL, {c.GENERATION} LONG NOT NULL, {c.MODEL_VERSION} LONG NOT NULL, "
     f"{c.TABLE_VERSIONS} MAP<STRING, LONG> NOT NULL, {c.N_USERS} LONG NOT NULL, "
     f"{c.PUBLISHED_AT} TIMESTAMP NOT NULL, {c.STATE} STRING NOT NULL, {c.REASON} STRING NOT NULL"
 )
 
-JOB_RUNS: Final = StructType.fromDDL(
+JOB_RUNS: Final = _table(
     f"{c.RUN_ID} STRING NOT NULL, {c.JOB} STRING NOT NULL, {c.PARAMETERS} STRING NOT NULL, "
     f"{c.VERSIONS_IN} MAP<STRING, LONG> NOT NULL, {c.VERSIONS_OUT} MAP<STRING, LONG> NOT NULL, "
     f"{c.COUNTS} MAP<STRING, LONG> NOT NULL, {c.DETAILS} STRING NOT NULL, {c.OUTCOME} STRING NOT NULL, "

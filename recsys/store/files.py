@@ -1,0 +1,201 @@
+"""Files on a local disk or HDFS, by the Hadoop client that Spark brings.
+
+Paths are fully qualified (``file:/…`` or ``hdfs://…``) as `Files.resolve` returns them. What must be atomic is done
+by a rename, which both systems do in one step.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """One file: qualified path, size in bytes, last modification in milliseconds since 1970 UTC."""
+
+    path: str
+    size: int
+    modified_ms: int
+
+
+class Files:
+    """The few file operations the system needs, the same for every file system.
+
+    Raises (all methods): ``FileNotFoundError`` for a path that is not there, ``OSError`` for anything else.
+    """
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._jvm: Any = spark._jvm  # the classic session has one
+        self._gateway: Any = spark.sparkContext._gateway
+        self._conf: Any = spark.sparkContext._jsc.hadoopConfiguration()
+
+    def resolve(self, path: str) -> str:
+        """The path with its scheme; a relative one is below the working directory, or the home on HDFS."""
+        fs, jpath = self._open(path)
+        return str(jpath.makeQualified(fs.getUri(), fs.getWorkingDirectory()).toString())
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder."""
+        fs, jpath = self._open(path)
+        with _translated(path):
+            return bool(fs.exists(jpath))
+
+    def is_folder(self, path: str) -> bool:
+        """Whether there is a folder of this name."""
+        fs, jpath = self._open(path)
+        with _translated(path):
+            return bool(fs.exists(jpath) and fs.getFileStatus(jpath).isDirectory())
+
+    def status(self, path: str) -> FileStatus:
+        """Size and time of one file."""
+        fs, jpath = self._open(path)
+        with _translated(path):
+            return _to_status(fs.getFileStatus(jpath))
+
+    def list_files(self, folder: str, *, recursive: bool = False) -> Iterator[FileStatus]:
+        """The files below a folder, in no particular order."""
+        fs, jpath = self._open(folder)
+        with _translated(folder):
+            entries = fs.listFiles(jpath, recursive)
+            while entries.hasNext():
+                yield _to_status(entries.next())
+
+    def read(self, path: str, *, at_most: int | None = None) -> bytes:
+        """The bytes of a small file, or the first ``at_most`` of any file."""
+        fs, jpath = self._open(path)
+        with _translated(path):
+            stream = fs.open(jpath)
+            try:
+                utils = self._jvm.org.apache.commons.io.IOUtils
+                if at_most is not None:
+                    stream = self._jvm.org.apache.commons.io.input.BoundedInputStream(stream, at_most)
+                return bytes(utils.toByteArray(stream))
+            finally:
+                stream.close()
+
+    def read_text(self, path: str) -> str:
+        """The text of a small UTF-8 file."""
+        return self.read(path).decode("utf-8")
+
+    def sha256(self, path: str) -> str:
+        """SHA-256 of the content in hex, streamed inside the JVM."""
+        fs, jpath = self._open(path)
+        with _translated(path):
+            stream = fs.open(jpath)
+            try:
+                return str(self._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
+            finally:
+                stream.close()
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a small file, replacing an older one; readers see the old content or the new, never a part."""
+        target = self.resolve(path)
+        draft = self._write_draft(target, data)
+        if local := _local_path(target):
+            os.replace(_local_path(draft) or draft, local)
+            return
+        hadoop = self._jvm.org.apache.hadoop.fs
+        rename = getattr(hadoop, "Options$Rename")
+        overwrite = self._gateway.new_array(rename, 1)
+        overwrite[0] = rename.OVERWRITE
+        context = hadoop.FileContext.getFileContext(hadoop.Path(target).toUri(), self._conf)
+        with _translated(target):
+            context.rename(hadoop.Path(draft), hadoop.Path(target), overwrite)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file unless there is one already: of several callers exactly one gets True."""
+        target = self.resolve(path)
+        draft = self._write_draft(target, data)
+        try:
+            if local := _local_path(target):
+                os.link(_local_path(draft) or draft, local)  # unlike a local rename, refuses an existing name
+                return True
+            return self.rename(draft, target)  # HDFS refuses an existing name by itself
+        except FileExistsError:
+            return False
+        finally:
+            self.delete(draft)
+
+    def rename(self, source: str, target: str) -> bool:
+        """Give a file or folder another name; False when that was not possible."""
+        fs, jpath = self._open(source)
+        with _translated(source):
+            return bool(fs.rename(jpath, self._jvm.org.apache.hadoop.fs.Path(target)))
+
+    def delete(self, path: str, *, recursive: bool = False) -> bool:
+        """Remove a file, or a folder with everything in it; False when there was none."""
+        fs, jpath = self._open(path)
+        with _translated(path):
+            return bool(fs.delete(jpath, recursive))
+
+    def make_folders(self, path: str) -> None:
+        """Create a folder and those above it."""
+        fs, jpath = self._open(path)
+        with _translated(path):
+            fs.mkdirs(jpath)
+
+    def open_stream(self, path: str) -> Any:
+        """A Java input stream over a file, for the caller to hand to Java code and to close."""
+        fs, jpath = self._open(path)
+        with _translated(path):
+            return fs.open(jpath)
+
+    def _open(self, path: str) -> tuple[Any, Any]:
+        jpath = self._jvm.org.apache.hadoop.fs.Path(path)
+        fs = jpath.getFileSystem(self._conf)
+        # Spark's local file system leaves a .crc file beside every file it writes and trusts stale ones.
+        if fs.getUri().getScheme() == "file":
+            fs = fs.getRawFileSystem()
+        return fs, jpath
+
+    def _write_draft(self, target: str, data: bytes) -> str:
+        folder, _, name = target.rpartition("/")
+        draft = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+        if local := _local_path(draft):
+            local.parent.mkdir(parents=True, exist_ok=True)
+            with local.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            return draft
+        fs, jpath = self._open(draft)
+        with _translated(draft):
+            stream = fs.create(jpath, False)
+            try:
+                stream.write(data)
+                stream.hsync()
+            finally:
+                stream.close()
+        return draft
+
+
+def _to_status(status: Any) -> FileStatus:
+    return FileStatus(str(status.getPath().toString()), int(status.getLen()), int(status.getModificationTime()))
+
+
+def _local_path(resolved: str) -> Path | None:
+    """The local path of a resolved one, None when it is elsewhere. Hadoop's path texts are not percent-encoded."""
+    return Path(resolved.removeprefix("file:")) if resolved.startswith("file:") else None
+
+
+@contextmanager
+def _translated(path: str) -> Iterator[None]:
+    """Java's file errors as Python's."""
+    try:
+        yield
+    except Py4JJavaError as err:
+        name = err.java_exception.getClass().getName()
+        message = f"{path}: {name.rpartition('.')[2]}: {err.java_exception.getMessage()}"
+        if name in _NOT_FOUND:
+            raise FileNotFoundError(message) from err
+        raise OSError(message) from err
+
+
+_NOT_FOUND = frozenset({"java.io.FileNotFoundException", "java.nio.file.NoSuchFileException"})

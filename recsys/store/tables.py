@@ -1,0 +1,198 @@
+"""The eight Delta tables under one warehouse root, and the few things the system does with a table."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from recsys import columns as c
+from recsys import schemas
+from recsys.events import log_event
+from recsys.store.files import Files
+from recsys.store.params import WarehouseParams
+
+log = logging.getLogger(__name__)
+
+_BUCKETS = "recsys.buckets"
+_USERS_PER_BLOCK = "recsys.usersPerBlock"
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """What a table is made with."""
+
+    schema: StructType
+    partitioned_by: tuple[str, ...] = ()
+
+
+SPECS: Mapping[str, TableSpec] = {
+    "ratings": TableSpec(schemas.RATINGS, (c.BUCKET,)),
+    "quarantine": TableSpec(schemas.QUARANTINE),
+    "ingest_ledger": TableSpec(schemas.INGEST_LEDGER),
+    "items": TableSpec(schemas.ITEMS),
+    "user_blocks": TableSpec(schemas.USER_BLOCKS, (c.BUCKET,)),
+    "recommendations": TableSpec(schemas.RECOMMENDATIONS, (c.GENERATION,)),
+    "generations": TableSpec(schemas.GENERATIONS),
+    "job_runs": TableSpec(schemas.JOB_RUNS),
+}
+
+
+@dataclass(frozen=True)
+class Txn:
+    """One write as Delta remembers it: a second write of the same or a lower version of an app is skipped."""
+
+    app: str
+    version: int
+
+
+class Table:
+    """One Delta table."""
+
+    def __init__(self, spark: SparkSession, files: Files, name: str, path: str) -> None:
+        self._spark = spark
+        self._files = files
+        self.name = name
+        self.path = path
+
+    def exists(self) -> bool:
+        """Whether the table has been made."""
+        return bool(DeltaTable.isDeltaTable(self._spark, self.path))
+
+    def create(self, spec: TableSpec, properties: Mapping[str, str]) -> None:
+        """Make the table, unless it is there already."""
+        builder = DeltaTable.createIfNotExists(self._spark).location(self.path).addColumns(spec.schema)
+        for key, value in properties.items():
+            builder = builder.property(key, value)
+        builder.partitionedBy(*spec.partitioned_by).execute()
+
+    def read(self) -> DataFrame:
+        """The rows of the latest version."""
+        return self._spark.read.format("delta").load(self.path)
+
+    def read_version(self, version: int) -> DataFrame:
+        """The rows of one version."""
+        return self._spark.read.format("delta").option("versionAsOf", version).load(self.path)
+
+    def version(self) -> int:
+        """The latest version."""
+        return int(self._snapshot().version())
+
+    def identity(self) -> str:
+        """What tells this table from another that once stood, or will stand, at the same path."""
+        return str(self._snapshot().metadata().id())
+
+    def properties(self) -> dict[str, str]:
+        """The table's properties."""
+        entries = self._snapshot().metadata().configuration().iterator()
+        found: dict[str, str] = {}
+        while entries.hasNext():
+            entry = entries.next()
+            found[entry._1()] = entry._2()
+        return found
+
+    def last_txn(self, app: str) -> int | None:
+        """The highest version an app has written, None when it has written nothing."""
+        found = self._snapshot().transactions().get(app)
+        return int(found.get()) if found.isDefined() else None
+
+    def txn_rows(self, txn: Txn) -> int | None:
+        """Rows that one txn's commit wrote, read from the commit itself; None when it is not in the recent log."""
+        for actions in self._commits_newest_first():
+            if any(a.get("txn", {}).get("appId") == txn.app and a["txn"]["version"] == txn.version for a in actions):
+                metrics = next(a["commitInfo"] for a in actions if "commitInfo" in a)["operationMetrics"]
+                return int(metrics["numOutputRows"])
+        return None
+
+    def append(self, rows: DataFrame, txn: Txn | None = None) -> None:
+        """Add rows in one commit; with a ``txn`` that the table knows already, nothing happens."""
+        writer = rows.write.format("delta").mode("append")
+        if txn is not None:
+            writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
+        writer.save(self.path)
+
+    def replace(self, rows: DataFrame, where: str, txn: Txn | None = None) -> None:
+        """Put rows in the place of those that fulfil the SQL condition, in one commit.
+
+        Raises:
+            AnalysisException: one of the new rows does not fulfil the condition.
+        """
+        writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", where)
+        if txn is not None:
+            writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
+        writer.save(self.path)
+
+    def delete(self, where: str) -> None:
+        """Remove the rows that fulfil the SQL condition, in one commit."""
+        DeltaTable.forPath(self._spark, self.path).delete(where)
+
+    def _snapshot(self) -> Any:
+        jvm: Any = self._spark._jvm
+        session: Any = self._spark
+        delta_log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session._jsparkSession, self.path)
+        none = jvm.scala.Option.empty()
+        return delta_log.update(False, none, none)
+
+    def _commits_newest_first(self) -> Iterator[list[dict[str, Any]]]:
+        for version in range(self.version(), -1, -1):
+            try:
+                text = self._files.read_text(f"{self.path}/_delta_log/{version:020d}.json")
+            except FileNotFoundError:
+                return
+            yield [json.loads(line) for line in text.splitlines()]
+
+
+class Tables:
+    """All tables of one warehouse.
+
+    ``buckets`` and ``users_per_block`` are those the warehouse was made with; later settings do not change them,
+    because every user's place follows from them.
+    """
+
+    def __init__(self, spark: SparkSession, params: WarehouseParams) -> None:
+        self.files = Files(spark)
+        self.root = self.files.resolve(params.root)
+        self._params = params
+        self._tables = {name: Table(spark, self.files, name, f"{self.root}/{name}") for name in SPECS}
+        self.ratings = self._tables["ratings"]
+        self.quarantine = self._tables["quarantine"]
+        self.ledger = self._tables["ingest_ledger"]
+        self.items = self._tables["items"]
+        self.user_blocks = self._tables["user_blocks"]
+        self.recommendations = self._tables["recommendations"]
+        self.generations = self._tables["generations"]
+        self.job_runs = self._tables["job_runs"]
+        self.buckets = params.buckets
+        self.users_per_block = params.users_per_block
+
+    def open_or_create(self) -> "Tables":
+        """Make the tables that are missing, then read the shape the warehouse was made with."""
+        shape = {_BUCKETS: str(self._params.buckets), _USERS_PER_BLOCK: str(self._params.users_per_block)}
+        missing = [table for table in self._tables.values() if not table.exists()]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda table: table.create(SPECS[table.name], shape), missing))
+        return self.open()
+
+    def open(self) -> "Tables":
+        """Read the shape the warehouse was made with."""
+        kept = self.ratings.properties()
+        self.buckets = int(kept[_BUCKETS])
+        self.users_per_block = int(kept[_USERS_PER_BLOCK])
+        if (self.buckets, self.users_per_block) != (self._params.buckets, self._params.users_per_block):
+            log_event(
+                log,
+                "warehouse_shape_kept",
+                level=logging.WARNING,
+                buckets=self.buckets,
+                users_per_block=self.users_per_block,
+            )
+        return self
+
+    def versions(self) -> dict[str, int]:
+        """The latest version of every table."""
+        return {name: table.version() for name, table in self._tables.items()}
