@@ -3,15 +3,64 @@
 Binary columns are little-endian NumPy arrays. Sizes: U users and N ratings in the block.
 """
 
-from typing import Final, cast
+import re
+from typing import Final
 
-from pyspark.sql.types import StructType
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    BooleanType,
+    DataType,
+    DoubleType,
+    FloatType,
+    IntegerType,
+    LongType,
+    MapType,
+    StringType,
+    StructType,
+    TimestampType,
+)
 
 from recsys import columns as c
 
+_PRIMITIVES: Final[dict[str, DataType]] = {
+    "STRING": StringType(),
+    "INT": IntegerType(),
+    "LONG": LongType(),
+    "FLOAT": FloatType(),
+    "DOUBLE": DoubleType(),
+    "BOOLEAN": BooleanType(),
+    "BINARY": BinaryType(),
+    "TIMESTAMP": TimestampType(),
+}
+
 
 def _table(ddl: str) -> StructType:
-    return cast(StructType, StructType.fromDDL(ddl))
+    # Spark's own parser needs a running session, and this module is imported before there is one.
+    schema = StructType()
+    for column in _split(ddl):
+        name, _, dtype = column.partition(" ")
+        schema.add(name.removesuffix(":"), _type(dtype.removesuffix(" NOT NULL")), not dtype.endswith(" NOT NULL"))
+    return schema
+
+
+def _type(text: str) -> DataType:
+    outer, _, inner = text.removesuffix(">").partition("<")
+    match outer:
+        case "ARRAY":
+            return ArrayType(_type(inner))
+        case "MAP":
+            key, value = _split(inner)
+            return MapType(_type(key), _type(value))
+        case "STRUCT":
+            return _table(inner)
+        case _:
+            return _PRIMITIVES[outer]
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that are not inside angle brackets."""
+    return [part.strip() for part in re.split(r",(?![^<]*>)", text)]
 
 
 RATINGS: Final = _table(
