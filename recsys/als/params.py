@@ -14,19 +14,19 @@ class AlsParams(Section):
     """
 
     objective: Literal["explicit", "implicit"] = "implicit"
-    rank: int = Field(default=32, ge=1, le=1024)
+    rank: int = Field(default=16, ge=1, le=1024)
     reg: float = Field(default=0.1, ge=0)  # lambda
     reg_exponent: float = Field(default=1.0, ge=0, le=1)  # nu; 1 is Spark's scaling, 0 is flat
     alpha: float = Field(default=1.0, gt=0)  # implicit: confidence c = alpha |r|
     unobserved_weight: float = Field(default=1.0, ge=0)  # a0, implicit only; 1 is Hu, Koren & Volinsky
     biases: bool = False  # explicit only
-    sweeps: int = Field(default=10, ge=1, le=1000)  # at most, for a cold fit
+    sweeps: int = Field(default=12, ge=1, le=1000)  # at most, for a cold fit
     warm_sweeps: int = Field(default=3, ge=1, le=1000)  # at most, for a warm fit
     tolerance: float = Field(default=0.001, ge=0)  # relative gain of the holdout metric below which a fit stops
     user_solver: Literal["exact", "cg"] = "exact"
     cg_steps: int = Field(default=3, ge=1, le=100)  # user_solver cg: steps from the last factors
     item_steps: int = Field(default=3, ge=1, le=50)  # preconditioned steps of an item half, at most
-    rating_half_life_days: float | None = Field(default=None, gt=0)  # age weight of a rating; null: none
+    rating_half_life_days: float | None = Field(default=30.0, gt=0)  # age weight of a rating; null: none
     seed: int = Field(default=42, ge=0)
 
 

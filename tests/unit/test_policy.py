@@ -37,7 +37,7 @@ def test_without_a_champion_every_fit_is_cold() -> None:
 def test_another_rank_starts_afresh_and_says_so() -> None:
     policy = choose_policy(change(5), PARAMS.model_copy(update={"rank": 64}), AUTO)
     assert policy.name == "cold"
-    assert policy.why == "als.rank changed from 32 to 64"
+    assert policy.why == "als.rank changed from 16 to 64"
 
 
 def test_another_lambda_goes_on_from_the_champion_even_without_news() -> None:
