@@ -151,6 +151,18 @@ def iter_split_blocks(batch: pa.RecordBatch) -> Iterator[SplitBlock]:
         yield SplitBlock.from_row(row)
 
 
+def encode_row(row: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of one row in the columns and types of ``schema``; lists of strings may be arrow arrays."""
+    columns = []
+    for field in schema:
+        value = row[field.name]
+        if isinstance(value, pa.Array):
+            columns.append(pa.ListArray.from_arrays([0, len(value)], value).cast(field.type))
+        else:
+            columns.append(pa.array([value], field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
 def pack_items(positions: NDArray[Any]) -> NDArray[np.uint16] | NDArray[np.uint32]:
     """Item positions in the smallest of the two types that holds them all."""
     if len(positions) == 0 or int(positions.max()) <= np.iinfo(np.uint16).max:

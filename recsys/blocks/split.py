@@ -7,12 +7,12 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from recsys import columns as c
-from recsys.blocks.codec import iter_rows, pack_items, pack_values, read_array, read_items, unpack_values
+from recsys.blocks.codec import encode_row, iter_rows, pack_items, pack_values, read_array, read_items, unpack_values
 from recsys.blocks.partials import PARTIALS_SCHEMA, emit_partials, sum_partials
 from recsys.errors import NothingToTrainError
 from recsys.schemas import SPLIT_BLOCKS
@@ -55,7 +55,7 @@ def split_blocks(
             for row in iter_rows(batch):
                 out = cut(row)
                 if out is not None:
-                    yield pa.RecordBatch.from_pylist([out], schema=schema)
+                    yield encode_row(out, schema)
 
     return user_blocks.select(*_RATING_COLUMNS).mapInArrow(split_batches, SPLIT_BLOCKS)
 
@@ -108,10 +108,7 @@ def newest_event(user_blocks: DataFrame) -> int:
     Raises:
         NothingToTrainError: there is no rating.
     """
-    newest = _rating_times(user_blocks).agg(sf.max(c.EVENT_TIME)).head()[0]
-    if newest is None:
-        raise NothingToTrainError("user_blocks hold no rating. Ingest ratings first.")
-    return int(newest)
+    return _aggregate_times(user_blocks, sf.max(c.EVENT_TIME))
 
 
 def holdout_start(user_blocks: DataFrame, share: float, not_before_us: int | None = None) -> int:
@@ -127,11 +124,8 @@ def holdout_start(user_blocks: DataFrame, share: float, not_before_us: int | Non
     Raises:
         NothingToTrainError: there is no rating.
     """
-    last = sf.percentile_approx(c.EVENT_TIME, 1.0 - share, _QUANTILE_ACCURACY)
-    last_observed = _rating_times(user_blocks).agg(last).head()[0]
-    if last_observed is None:
-        raise NothingToTrainError("user_blocks hold no rating. Ingest ratings first.")
-    start = int(last_observed) + 1
+    last_observed = sf.percentile_approx(c.EVENT_TIME, 1.0 - share, _QUANTILE_ACCURACY)
+    start = _aggregate_times(user_blocks, last_observed) + 1
     return start if not_before_us is None else max(start, not_before_us)
 
 
@@ -187,11 +181,17 @@ def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
 
 
-def _rating_times(user_blocks: DataFrame) -> DataFrame:
+def _aggregate_times(user_blocks: DataFrame, aggregate: Column) -> int:
+    """One aggregate of all current ratings' times (one Spark job)."""
+
     def times_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for row in iter_rows(batch):
                 values, times = unpack_values(row[c.DICTIONARY], row[c.VALUES]), read_array(row[c.TIMES], np.int64)
                 yield pa.RecordBatch.from_arrays([pa.array(times[~np.isnan(values)])], [c.EVENT_TIME])
 
-    return user_blocks.select(c.VALUES, c.DICTIONARY, c.TIMES).mapInArrow(times_of, f"{c.EVENT_TIME} LONG")
+    times = user_blocks.select(c.VALUES, c.DICTIONARY, c.TIMES).mapInArrow(times_of, f"{c.EVENT_TIME} LONG")
+    [row] = times.agg(aggregate).collect()
+    if row[0] is None:
+        raise NothingToTrainError("user_blocks hold no rating. Ingest ratings first.")
+    return int(row[0])
