@@ -4,42 +4,100 @@ One matrix product gives the affinities of a few hundred users to all items; one
 best N. Nothing is ever laid out as one row a (user, item) pair.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-AFFINITIES_AT_ONCE = 8_000_000  # float32 values of one product: 32 MB
+_AFFINITIES_AT_ONCE = 8_000_000  # float32 values of one product: 32 MB
+
+# Positions (U, n) int32, best first, padded with -1, and scores (U, n) float32, padded with -inf.
+TopN = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
-def users_at_once(n_items: int) -> int:
-    """How many users' affinities to all items are held at once, to keep them within 32 MB."""
-    return max(1, AFFINITIES_AT_ONCE // max(1, n_items))
+@dataclass(frozen=True)
+class Scorer:
+    """How affinities become scores: ``weight * x_u.q_i + prior_i``, or ``fallback_i`` for a user nobody knows.
+
+    Attributes:
+        weight: of the affinities.
+        prior: float32 (I,), the part of the score that all users share; -inf: never listed.
+        fallback: float32 (I,), the same for users without factors.
+    """
+
+    weight: float
+    prior: NDArray[np.float32]
+    fallback: NDArray[np.float32]
+
+
+def list_users(
+    item_factors: NDArray[np.float32],
+    x: NDArray[np.float32],
+    seen_offsets: NDArray[np.int64],
+    seen_items: NDArray[np.integer],
+    scorers: Sequence[Scorer],
+    n: int,
+) -> list[TopN]:
+    """List each user's N best items by every scorer; the affinities are computed once for all of them.
+
+    A user whose factors are all zero or not finite is unknown: his scores are the fallback's.
+
+    Args:
+        item_factors: (I, rank).
+        x: (U, rank), user factors.
+        seen_offsets: (U + 1,) where each user's seen items start.
+        seen_items: (N,) their positions.
+        scorers: what to rank by.
+        n: length of a list.
+
+    Returns:
+        One pair a scorer, as from :func:`top_n`.
+    """
+    n_users, n_items = len(x), len(item_factors)
+    is_known: NDArray[np.bool_] = np.logical_and(np.isfinite(x).all(axis=1), x.any(axis=1))
+    known_x = np.where(is_known[:, None], x, np.float32(0))
+    seen_offsets, seen_items = _check_seen(seen_offsets, seen_items, n_items)
+    lists = [_empty_lists(n_users, n) for _ in scorers]
+    is_personal = any(scorer.weight for scorer in scorers)
+    step = max(1, _AFFINITIES_AT_ONCE // max(1, n_items))
+    for first in range(0, n_users, step):
+        part = slice(first, first + step)
+        rows = known_x[part]
+        affinities = rows @ item_factors.T if is_personal else np.zeros((len(rows), n_items), np.float32)
+        for scorer, (positions, scores) in zip(scorers, lists, strict=True):
+            _top_n(
+                affinities,
+                np.float32(scorer.weight),
+                np.stack((scorer.fallback, scorer.prior)),
+                is_known[part],
+                seen_offsets[first : first + len(rows) + 1],
+                seen_items,
+                positions[part],
+                scores[part],
+            )
+    return lists
 
 
 def top_n(
-    affinities: NDArray[np.float32],
+    scores: NDArray[np.float32],
     seen_offsets: NDArray[np.int64],
     seen_items: NDArray[np.integer],
     n: int,
-    *,
-    prior: NDArray[np.float32] | None = None,
-    weight: float = 1.0,
     allowed: NDArray[np.bool_] | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """List each user's N items with the highest ``weight * affinity + prior`` in float32.
+) -> TopN:
+    """List each user's N items with the highest scores.
 
     Seen items, items that are not allowed, and items whose score is not finite are never listed; of equal
-    scores the lower position comes first. A running threshold (the worst score listed so far) rejects almost
-    every item with one comparison, about 1 ns each; equal to sorting the whole row and cutting it.
+    scores the lower position comes first. Equal to sorting the whole row and cutting it.
 
     Args:
-        affinities: (U, I).
+        scores: (U, I).
         seen_offsets: (U + 1,) where each user's seen items start.
         seen_items: (N,) their positions, in any order.
         n: length of a list, at least 1.
-        prior: (I,) the part of the score all users share.
-        weight: of the affinities.
-        allowed: (I,) which items may be listed at all.
+        allowed: (I,) which items may be listed at all; None: all.
 
     Returns:
         Positions (U, n) int32, best first, padded with -1, and their scores (U, n), padded with -inf.
@@ -47,39 +105,55 @@ def top_n(
     Raises:
         ValueError: n below 1, or a seen item outside the catalogue.
     """
-    n_users, n_items = affinities.shape
+    n_users, n_items = scores.shape
+    offsets, seen = _check_seen(seen_offsets, seen_items, n_items)
+    prior = np.zeros((1, n_items), dtype=np.float32)
+    if allowed is not None:
+        prior[0, ~allowed] = -np.inf
+    positions, best = _empty_lists(n_users, n)
+    of_all = np.zeros(n_users, dtype=np.bool_)
+    _top_n(np.ascontiguousarray(scores), np.float32(1), prior, of_all, offsets, seen, positions, best)
+    return positions, best
+
+
+def _empty_lists(n_users: int, n: int) -> TopN:
     if n < 1:
         raise ValueError(f"a list of {n} items; ask for at least one.")
-    seen = np.ascontiguousarray(seen_items, dtype=np.uint32)
-    if seen.max(initial=0) >= max(n_items, 1):
-        raise ValueError(f"seen item at position {seen.max()}, but there are {n_items} items.")
-    shared = np.zeros(n_items, dtype=np.float32) if prior is None else prior.astype(np.float32)
-    if allowed is not None:
-        shared = np.where(allowed, shared, np.float32(-np.inf))
-    positions = np.full((n_users, n), -1, dtype=np.int32)
-    scores = np.full((n_users, n), -np.inf, dtype=np.float32)
-    offsets = np.ascontiguousarray(seen_offsets, dtype=np.int64)
-    _top_n(np.ascontiguousarray(affinities), np.float32(weight), shared, offsets, seen, positions, scores)
-    return positions, scores
+    return np.full((n_users, n), -1, dtype=np.int32), np.full((n_users, n), -np.inf, dtype=np.float32)
+
+
+def _check_seen(
+    offsets: NDArray[np.int64], items: NDArray[np.integer], n_items: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The arrays in the types the kernel is compiled for; it does not check bounds itself."""
+    if len(items) and not 0 <= int(items.min()) <= int(items.max()) < n_items:
+        raise ValueError(f"seen items at positions {items.min()} to {items.max()}, but there are {n_items} items.")
+    return np.ascontiguousarray(offsets, dtype=np.int64), np.ascontiguousarray(items, dtype=np.int32)
 
 
 @njit(nogil=True, cache=True)
 def _top_n(
     affinities: NDArray[np.float32],
     weight: np.float32,
-    prior: NDArray[np.float32],
+    priors: NDArray[np.float32],
+    which: NDArray[np.bool_],
     seen_offsets: NDArray[np.int64],
-    seen_items: NDArray[np.uint32],
+    seen_items: NDArray[np.int32],
     positions: NDArray[np.int32],
     scores: NDArray[np.float32],
 ) -> None:
-    """Fill ``positions`` and ``scores``; insertion into a sorted list beats a heap for lists of up to hundreds."""
+    """Fill the lists of U users with ``weight * affinities[u] + priors[which[u]]``, float32.
+
+    A running threshold, the worst score listed so far, rejects almost every item with one comparison: about 1 ns an
+    item. Insertion into a sorted list beats a heap for lists of up to hundreds.
+    """
     n_users, n_items = affinities.shape
     n = positions.shape[1]
     seen_by = np.full(n_items, -1, dtype=np.int64)  # the last user who has seen the item
     for u in range(n_users):
         for j in range(seen_offsets[u], seen_offsets[u + 1]):
             seen_by[seen_items[j]] = u
+        prior = priors[np.int64(which[u])]
         listed = 0
         threshold = np.float32(-np.inf)
         for i in range(n_items):

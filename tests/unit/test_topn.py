@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recsys.ranking.topn import top_n
+from recsys.ranking.topn import Scorer, list_users, top_n
 
 NOTHING_SEEN = np.zeros(2, dtype=np.int64), np.zeros(0, dtype=np.uint16)
 
@@ -24,11 +24,34 @@ def test_of_equal_scores_the_lower_position_comes_first() -> None:
     assert top_n(_row(1, 2, 1, 2, 1), *NOTHING_SEEN, 3)[0].tolist() == [[1, 3, 0]]
 
 
-def test_the_score_is_weighted_affinity_plus_prior() -> None:
-    prior = np.array([0, 10, 0], dtype=np.float32)
-    positions, scores = top_n(_row(4, 1, 3), *NOTHING_SEEN, 2, prior=prior, weight=2.0)
+def test_a_scorer_weighs_affinities_and_adds_its_prior() -> None:
+    scorer = Scorer(2.0, np.array([0, 10, 0], dtype=np.float32), np.zeros(3, dtype=np.float32))
+    q = np.array([[4], [1], [3]], dtype=np.float32)
+    ((positions, scores),) = list_users(q, np.ones((1, 1), dtype=np.float32), *NOTHING_SEEN, [scorer], 2)
     assert positions.tolist() == [[1, 0]]
     assert scores.tolist() == [[12, 8]]
+
+
+@pytest.mark.parametrize("x", [0.0, np.nan, np.inf])
+def test_case_64_a_user_without_finite_factors_gets_the_fallback_and_never_nan(x: float) -> None:
+    scorer = Scorer(1.0, np.zeros(3, dtype=np.float32), np.array([1, 2, 3], dtype=np.float32))
+    users = np.array([[x], [1]], dtype=np.float32)
+    q = np.array([[3], [2], [1]], dtype=np.float32)
+    ((positions, scores),) = list_users(q, users, np.array([0, 1, 1]), np.array([1]), [scorer], 3)
+    assert positions.tolist() == [[2, 0, -1], [0, 1, 2]]
+    assert scores.tolist() == [[3, 1, -np.inf], [3, 2, 1]]
+
+
+def test_lists_do_not_depend_on_how_many_users_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    q = random.integers(-2, 3, (20, 4)).astype(np.float32)  # whole numbers: products are exact in any order
+    x = random.integers(-2, 3, (7, 4)).astype(np.float32)
+    offsets, seen = np.arange(0, 22, 3), random.integers(0, 20, 21)
+    scorers = [Scorer(1.0, np.zeros(20, dtype=np.float32), np.zeros(20, dtype=np.float32))]
+    ((at_once, _),) = list_users(q, x, offsets, seen, scorers, 5)
+    monkeypatch.setattr("recsys.ranking.topn._AFFINITIES_AT_ONCE", 60)  # three users
+    ((by_threes, _),) = list_users(q, x, offsets, seen, scorers, 5)
+    assert by_threes.tolist() == at_once.tolist() == top_n(x @ q.T, offsets, seen, 5)[0].tolist()
 
 
 def test_case_63_an_item_that_left_the_catalogue_is_never_listed() -> None:
