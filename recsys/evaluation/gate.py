@@ -10,13 +10,17 @@ from typing import Literal
 
 from recsys.evaluation.params import GateParams
 
-Rival = Literal["champion", "recent popularity"]
+Rival = Literal["champion", "champion factors", "recent popularity"]
 Outcome = Literal["passed", "refused", "not judged"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The candidate and one rival, judged on the same users."""
+    """The candidate and one rival, judged on the same users.
+
+    Against ``champion factors`` both are ranked by their factors alone: in the lists themselves the trend can hide
+    factors that have learned nothing.
+    """
 
     rival: Rival
     metric: str  # as it is printed: "NDCG@10"
@@ -34,9 +38,12 @@ class Comparison:
 
     def describe(self) -> str:
         """One clause for people, with every number the verdict rests on."""
+        metric, rival = self.metric, self.rival
+        if self.rival == "champion factors":
+            metric, rival = f"factors-only {self.metric}", "champion"
         side = "above" if self.difference >= 0 else "below"
         return (
-            f"{self.metric} {self.candidate:.3f} is {abs(self.difference):.3f} {side} the {self.rival}'s "
+            f"{metric} {self.candidate:.3f} is {abs(self.difference):.3f} {side} the {rival}'s "
             f"{self.rival_value:.3f} ({self.confidence * 100:.3g} % interval {self.low:+.3f} to {self.high:+.3f}; "
             f"{self.n_users:,} users)"
         )
@@ -59,12 +66,13 @@ def decide(comparisons: Sequence[Comparison], params: GateParams, problems: Sequ
     """Say whether the candidate may be promoted.
 
     A candidate is refused when it is broken, when a metric is not a number, or when it is worse than a rival beyond
-    what chance explains (the whole interval below zero): than the champion by more than ``max_loss``, than recent
-    popularity by anything if ``beat_popularity``. With fewer than ``min_users`` judged users nothing is proved: the
-    champion stays, and a first model, which has none, goes through because any list is better than none.
+    what chance explains (the whole interval below zero): than the champion by more than ``max_loss``, than the
+    champion's factors by anything, than recent popularity by anything if ``beat_popularity``. With fewer than
+    ``min_users`` judged users nothing is proved: the champion stays, and a first model, which has none, goes through
+    because any list is better than none.
 
     Args:
-        comparisons: with the champion, if there is one, and with recent popularity.
+        comparisons: with the champion and its factors, if there is one, and with recent popularity.
         params: what is asked of a candidate.
         problems: what is wrong with the candidate's artifact (``ListModel.problems``).
     """
@@ -91,6 +99,6 @@ def _refusal(comparison: Comparison, params: GateParams) -> str | None:
     is_worse = comparison.high < 0
     if comparison.rival == "champion":
         is_worse = is_worse and -comparison.difference > params.max_loss * comparison.rival_value
-    elif not params.beat_popularity:
-        is_worse = False
+    elif comparison.rival == "recent popularity":
+        is_worse = is_worse and params.beat_popularity
     return comparison.describe() if is_worse else None

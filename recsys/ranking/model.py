@@ -27,6 +27,7 @@ _BIASES: Final = "item_biases.npy"
 _POPULARITY: Final = "popularity.npy"
 _TREND: Final = "trend.npy"
 _ARRAYS: Final = {_FACTORS: np.float32, _BIASES: np.float32, _POPULARITY: np.int64, _TREND: np.float32}
+_LAST: Final = np.float32(-1000)  # below every score of an item that has factors
 _FORMAT: Final = 1  # raised when an older reader would misread the files
 _MICROS_PER_DAY: Final = 86_400_000_000
 
@@ -37,8 +38,9 @@ History = Sequence[tuple[str, float | None]]  # (item id, rating); None or NaN: 
 class ListModel:
     """Item factors with the trend and the rule that make lists of them (I items, by position).
 
-    The score of an item is ``factor_weight * x_u.q_i + log(trend_i + trend_floor)``, with ``factor_weight`` null the
-    factors' part alone. A user nobody knows is listed what trends.
+    The score of an item is ``factor_weight * x_u.q_i / factor_scale + log(trend_i + trend_floor)``. With
+    ``factor_weight`` null it is ``x_u.q_i``, and items without factors come last. A user nobody knows is listed what
+    trends.
 
     Attributes:
         factors: the factorization.
@@ -48,6 +50,8 @@ class ListModel:
         ranking: the rule's parameters.
         trained_through_us: newest rating the factors may know, microseconds UTC; no later judgement is tainted.
         as_of_us: the moment ``trend`` and the ages of ratings are counted from.
+        factor_scale: how large ``x_u.q_i`` is at the top of lists, measured once (``recsys.evaluation.tune``); 1 when
+            it was not.
     """
 
     factors: FactorModel
@@ -57,6 +61,7 @@ class ListModel:
     ranking: RankingParams
     trained_through_us: int
     as_of_us: int
+    factor_scale: float = 1.0
 
     @property
     def n_items(self) -> int:
@@ -83,9 +88,11 @@ class ListModel:
 
     @cached_property
     def _scorer(self) -> Scorer:
-        weight = 1.0 if self.ranking.factor_weight is None else self.ranking.factor_weight
         trending = np.log(self.trend + np.float32(self.ranking.trend_floor))
-        prior = np.zeros_like(trending) if self.ranking.factor_weight is None else trending
+        if self.ranking.factor_weight is None:
+            weight, prior = 1.0, np.where(self.factors.item_factors.any(axis=1), np.float32(0), trending + _LAST)
+        else:
+            weight, prior = self.ranking.factor_weight / self.factor_scale, trending
         if self.factors.params.biases:
             prior = prior + np.float32(weight) * self.factors.item_biases
         return Scorer(weight, prior, trending)
@@ -147,6 +154,10 @@ class ListModel:
         listed = list_users(self.factors.item_factors, nobody, *nothing, scorers, self.ranking.list_length)
         return self._name_items(listed[0][0][0], listed[0][1][0])
 
+    def factors_only(self) -> "ListModel":
+        """The same model ranked by its factors alone: whether they learned anything, the trend set aside."""
+        return replace(self, ranking=self.ranking.model_copy(update={"factor_weight": None}))
+
     def refreshed(
         self, item_ids: list[str], popularity: NDArray[np.int64], trend: NDArray[np.float32], *, as_of_us: int
     ) -> "ListModel":
@@ -185,6 +196,8 @@ class ListModel:
                 found.append(f"{bad} of {array.size} values of the {name} are not finite")
         if not np.isfinite(self.factors.mean):
             found.append("the mean rating is not finite")
+        if not 0 < self.factor_scale < np.inf:
+            found.append(f"the factor scale is {self.factor_scale}")
         if (self.trend < 0).any() or (self.popularity < 0).any():
             found.append("popularity or trend is negative")
         return tuple(found)
@@ -201,6 +214,7 @@ class ListModel:
             "als": self.factors.params.model_dump(),
             "ranking": self.ranking.model_dump(),
             "mean": float(self.factors.mean),
+            "factor_scale": float(self.factor_scale),
             "trained_through_us": self.trained_through_us,
             "as_of_us": self.as_of_us,
             "files": {name: sha256(content).hexdigest() for name, content in files.items()},
@@ -230,6 +244,7 @@ class ListModel:
                 ranking=RankingParams.model_validate(manifest["ranking"]),
                 trained_through_us=int(manifest["trained_through_us"]),
                 as_of_us=int(manifest["as_of_us"]),
+                factor_scale=float(manifest["factor_scale"]),
             )
         except (KeyError, TypeError, ValueError) as err:
             raise ModelArtifactError(f"{MANIFEST} does not describe this model: {' '.join(str(err).split())}.") from err

@@ -22,7 +22,7 @@ def test_base_yaml_holds_every_key_with_the_default_of_the_code() -> None:
     assert load_settings([BASE]) == Settings()
     import yaml
 
-    assert yaml.safe_load(BASE.read_text()) == Settings().model_dump()
+    assert yaml.safe_load(BASE.read_text()) == Settings().model_dump(mode="json")
 
 
 def test_every_key_of_base_yaml_has_a_sentence() -> None:

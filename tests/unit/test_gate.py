@@ -36,6 +36,17 @@ def test_a_first_model_is_judged_against_recent_popularity() -> None:
     assert decide([worse], GateParams(beat_popularity=False)).promoted
 
 
+def test_case_53_factors_that_learned_nothing_are_refused_though_the_trend_carries_the_lists() -> None:
+    verdict = decide(
+        [_against("champion", 0.120, 0.121, -0.005, 0.003), _against("champion factors", 0.01, 0.06, -0.07, -0.03)],
+        PARAMS,
+    )
+    assert verdict.outcome == "refused"
+    assert verdict.reasons == (
+        "factors-only NDCG@10 0.010 is 0.050 below the champion's 0.060 (95 % interval -0.070 to -0.030; 412 users)",
+    )
+
+
 def test_every_rival_that_refuses_is_named() -> None:
     verdict = decide(
         [_against("champion", 0.1, 0.2, -0.2, -0.05), _against("recent popularity", 0.1, 0.15, -0.1, -0.01)], PARAMS

@@ -21,8 +21,10 @@ IDS = ["saw", "alien", "bambi", "news"]
 DAY = 86_400_000_000
 
 
-def _model(*, als: dict[str, Any] | None = None, biases: list[float] | None = None, **ranking: Any) -> ListModel:
-    params = AlsParams(rank=1, reg=0.1, **(als or {}))
+def _model(
+    *, als: dict[str, Any] | None = None, biases: list[float] | None = None, scale: float = 1.0, **ranking: Any
+) -> ListModel:
+    params = AlsParams(**{"rank": 1, "reg": 0.1, "rating_half_life_days": None, **(als or {})})
     factors = np.array([[1], [0.9], [-1], [0]], dtype=np.float32)
     item_biases = np.array(biases or [0, 0, 0, 0], dtype=np.float32)
     return ListModel(
@@ -33,6 +35,7 @@ def _model(*, als: dict[str, Any] | None = None, biases: list[float] | None = No
         ranking=RankingParams(**{"list_length": 3, "factor_weight": None, **ranking}),
         trained_through_us=100 * DAY,
         as_of_us=101 * DAY,
+        factor_scale=scale,
     )
 
 
@@ -40,21 +43,22 @@ def _ids(lists: list[list[tuple[str, float]]]) -> list[list[str]]:
     return [[item_id for item_id, _ in items] for items in lists]
 
 
-def test_a_list_follows_the_factors_and_leaves_out_what_was_rated() -> None:
+def test_ranked_by_factors_only_items_without_factors_come_last_and_rated_ones_never() -> None:
     assert _ids(_model().recommend([[("saw", 5.0)], [("bambi", 5.0)]])) == [
-        ["alien", "news", "bambi"],
-        ["news", "alien", "saw"],
+        ["alien", "bambi", "news"],
+        ["alien", "saw", "news"],
     ]
 
 
-def test_the_score_is_the_weighted_factor_part_plus_the_logarithm_of_the_trend() -> None:
-    model = _model(factor_weight=2.0, trend_floor=0.5)
+def test_the_score_is_the_weighted_and_scaled_factor_part_plus_the_logarithm_of_the_trend() -> None:
+    model = _model(scale=0.5, factor_weight=1.0, trend_floor=0.5)
     # Implicit, one rating of 5, alpha 1: x = (1 + 5) q / (q'q of all items + 5 q q + reg * 1) with q = 1.
     x = 6 / (1 + 0.81 + 1 + 5 + 0.1)
     (scores,) = model.recommend([[("saw", 5.0)]])
     expected = {"news": np.log(9.5), "bambi": -2 * x + np.log(3.5), "alien": 2 * x * 0.9 + np.log(1.5)}
     assert dict(scores) == pytest.approx(expected, rel=1e-5)
     assert [item_id for item_id, _ in scores] == sorted(expected, key=lambda item_id: -expected[item_id])
+    assert model.factors_only().recommend([[("saw", 5.0)]], n=1) == [[("alien", pytest.approx(0.9 * x, rel=1e-5))]]
 
 
 def test_item_biases_rank_explicit_lists() -> None:
@@ -118,7 +122,7 @@ def test_a_refreshed_model_keeps_its_factors_and_lists_new_items_by_trend() -> N
 
 
 def test_reading_what_was_written_gives_the_same_model() -> None:
-    model = _model(als={"rating_half_life_days": 30.0}, factor_weight=0.25)
+    model = _model(als={"rating_half_life_days": 30.0}, scale=0.7, factor_weight=0.25)
     model.item_ids[0] = 'naïve "id", \u2028 and all'
     again = ListModel.from_files({**model.to_files(), "MLmodel": b"not ours"})
     assert again.recommend([[("alien", 3.0)]]) == model.recommend([[("alien", 3.0)]])
@@ -164,6 +168,7 @@ def _with_factors(factors: np.ndarray[Any, Any]) -> ListModel:
         (replace(_model(), trend=np.array([0, 1, -1, np.inf], dtype=np.float32)), "not finite.*negative"),
         (replace(_model(), item_ids=["saw", "saw", "bambi", "news"]), "1 item ids are there twice"),
         (replace(_model(), factors=replace(_model().factors, mean=float("nan"))), "mean rating"),
+        (_model(scale=0.0), "factor scale is 0"),
     ],
 )
 def test_case_54_a_model_that_cannot_serve_says_why_and_is_not_read(broken: ListModel, problem: str) -> None:
