@@ -50,6 +50,7 @@ class JobResult:
     details: Mapping[str, Any] = field(default_factory=dict)
     versions_in: Mapping[str, int] = field(default_factory=dict)
     versions_out: Mapping[str, int] = field(default_factory=dict)
+    refusal: RecsysError | None = None  # the job did its work and the answer is no: recorded, and its exit code
 
 
 def run_job(
@@ -60,6 +61,7 @@ def run_job(
     description: str,
     locks: Sequence[str] = (),
     arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+    records_itself: bool = False,
 ) -> int:
     """Run one job from its command line and return the exit code the scheduler sees.
 
@@ -70,6 +72,7 @@ def run_job(
         description: First line of ``--help``.
         locks: What the job changes; taken in this order, given back at its end.
         arguments: Adds the job's own options.
+        records_itself: The body calls :func:`perform` for what it does.
     """
     parser = argument_parser(name, description)
     if arguments is not None:
@@ -78,7 +81,7 @@ def run_job(
     configure_logging(verbose=args.verbose)
     try:
         context = open_context(name, args)
-        result = perform(context, name, body, locks=locks)
+        result = body(context) if records_itself else perform(context, name, body, locks=locks)
     except RecsysError as err:
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code
@@ -90,6 +93,9 @@ def run_job(
         )
         return 1
     print(result.message)
+    if result.refusal is not None:
+        print(f"refused: {result.refusal}", file=sys.stderr)
+        return result.refusal.exit_code
     return 0
 
 
@@ -163,7 +169,8 @@ def perform(
             log.exception("job_run_not_recorded job=%s", name)  # the job's own error matters more
         raise
     seconds = time.monotonic() - clock
-    _record(context, name, result, "ok", 0, started, seconds)
+    outcome, code = ("ok", 0) if result.refusal is None else (type(result.refusal).__name__, result.refusal.exit_code)
+    _record(context, name, result, outcome, code, started, seconds)
     log_event(log, "job_done", job=name, seconds=seconds, **result.counts)
     return result
 

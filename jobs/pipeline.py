@@ -1,0 +1,182 @@
+"""The whole loop: ingest what landed, bring the model up to date, judge, promote or refuse, publish the lists."""
+
+import argparse
+import json
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from pyspark.sql import functions as F
+
+from jobs import ingest_ratings, promote_model, score_users, train_model
+from jobs.runner import JobContext, JobResult, perform, run_job
+from jobs.train_model import TrainReport
+from recsys import columns as c
+from recsys.errors import LockedError, RecsysError, UsageError
+from recsys.evaluation.report import StepReport
+from recsys.store.locks import LISTS, MODELS, TABLES
+from recsys.training import CANDIDATE, CHAMPION, RECENT_POPULARITY
+
+NAME = "pipeline"
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def run_once(
+    context: JobContext, *, step: str = "", say: Callable[[str], None] = lambda line: None
+) -> tuple[StepReport, RecsysError | None]:
+    """One turn of the loop; each job takes its own locks and leaves its own `job_runs` row.
+
+    A refused candidate does not end the turn: the champion's lists are published with the new ratings, and the refusal
+    is returned beside the report.
+    """
+    started = time.monotonic()
+    say("ingesting what has landed")
+    ingested = perform(context, "ingest_ratings", lambda job: ingest_ratings.run(job).to_result(), locks=(TABLES,))
+    trained = perform(context, "train_model", lambda job: train_model.run(job, say=say).to_result(), locks=(MODELS,))
+    report = TrainReport(**trained.details)
+    if report.promoted:
+        say(f"promoting model version {report.version}")
+        perform(
+            context,
+            "promote_model",
+            lambda job: promote_model.run(job, version=report.version).to_result(),
+            locks=(MODELS,),
+        )
+    say("scoring every user and publishing the lists")
+    reason = f"{report.policy}: {report.why}"
+    scored = perform(
+        context, "score_users", lambda job: score_users.run(job, reason=reason).to_result(), locks=(LISTS,)
+    )
+    k = context.settings.evaluation.k
+    return report_step(step, ingested, report, scored, k=k, seconds=time.monotonic() - started), trained.refusal
+
+
+def report_step(
+    step: str, ingested: JobResult, trained: TrainReport, scored: JobResult, *, k: int, seconds: float
+) -> StepReport:
+    """One row of the pipeline's table from what its jobs reported."""
+    counts, scores = ingested.counts, trained.scores
+
+    def ndcg(name: str) -> float | None:
+        return scores.get(f"ndcg {name}")
+
+    def recall(name: str) -> float | None:
+        return scores.get(f"recall {name}")
+
+    return StepReport(
+        step=step,
+        landed=counts["landed"],
+        accepted=counts["accepted"],
+        duplicate=counts["duplicate"],
+        quarantined=counts["quarantined"],
+        new_users=counts["new_users"],
+        new_items=counts["new_items"],
+        policy=trained.policy,
+        why=trained.why,
+        sweeps=trained.sweeps,
+        seconds=seconds,
+        k=k,
+        ndcg_candidate=ndcg(CANDIDATE),
+        ndcg_champion=ndcg(CHAMPION),
+        ndcg_popularity=ndcg(RECENT_POPULARITY),
+        recall_candidate=recall(CANDIDATE),
+        recall_champion=recall(CHAMPION),
+        recall_popularity=recall(RECENT_POPULARITY),
+        difference=scores.get("difference"),
+        low=scores.get("difference low"),
+        high=scores.get("difference high"),
+        verdict=trained.verdict,
+        generation=scored.counts["generation"],
+    )
+
+
+def turn(context: JobContext, *, step: str = "", say: Callable[[str], None] = lambda line: None) -> JobResult:
+    """One recorded turn: its row of the table is kept with the run.
+
+    Raises:
+        RecsysError: as one of its jobs raised it.
+    """
+
+    def body(inner: JobContext) -> JobResult:
+        report, refusal = run_once(inner, step=step, say=say)
+        return JobResult(
+            report.format_row(),
+            counts={"landed": report.landed, "accepted": report.accepted, "generation": report.generation or 0},
+            details=report.to_dict(),
+            refusal=refusal,
+        )
+
+    return perform(context, NAME, body, locks=(NAME,))
+
+
+def recorded_turns(context: JobContext) -> list[StepReport]:
+    """The rows of the table of all turns that ended, oldest first."""
+    rows = (
+        context.tables.job_runs.read()
+        .where((F.col(c.JOB) == NAME) & (F.col(c.DETAILS) != "{}"))
+        .orderBy(c.STARTED_AT)
+        .select(c.DETAILS)
+        .collect()
+    )
+    return [StepReport.from_dict(json.loads(row[0])) for row in rows]
+
+
+def keep_running(context: JobContext, seconds: float, *, stop: threading.Event | None = None) -> JobResult:
+    """A turn every so many seconds, until a signal asks to stop; a failed turn is reported and the next one tried."""
+    stop = stop or _stop_on_signals()
+    turns = failures = 0
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            result = turn(context, say=print)
+            print(result.message, flush=True)
+        except LockedError as err:
+            print(f"waiting: {err}", file=sys.stderr, flush=True)
+        except RecsysError as err:
+            failures += 1
+            print(f"error: {err}", file=sys.stderr, flush=True)
+        turns += 1
+        stop.wait(max(0.0, seconds - (time.monotonic() - began)))
+    return JobResult(f"stopped after {turns:,} turns, {failures:,} failed", {"turns": turns, "failures": failures})
+
+
+def read_interval(text: str) -> float:
+    """Seconds of an interval such as 30s, 10m or 2h.
+
+    Raises:
+        UsageError: anything else.
+    """
+    match = re.fullmatch(r"(\d+)([smh])", text)
+    if match is None or int(match.group(1)) == 0:
+        raise UsageError(f"--every {text}: expected a number and a unit, for example 30s, 10m or 2h.")
+    return int(match.group(1)) * UNITS[match.group(2)]
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set, so that a turn in progress ends in order."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the job from its command line."""
+
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--every", metavar="INTERVAL", help="keep running, a turn every 30s, 10m, 2h; default: once")
+
+    def body(context: JobContext) -> JobResult:
+        if context.args.every:
+            return keep_running(context, read_interval(context.args.every))
+        print(StepReport.format_header())
+        return turn(context, say=print)
+
+    return run_job(NAME, body, argv, description=__doc__, arguments=add_options, records_itself=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

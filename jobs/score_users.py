@@ -1,0 +1,101 @@
+"""Score every user with the champion and publish the lists as one generation."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pyspark.sql import functions as F
+
+from jobs.runner import JobContext, JobResult, run_job
+from recsys import columns as c
+from recsys.blocks.split import count_events, newest_event, split_blocks
+from recsys.errors import PublicationError
+from recsys.ranking.model import ListModel
+from recsys.ranking.score import fallback_row, score_blocks
+from recsys.store.generations import Generation, current, next_generation, publish, write_lists
+from recsys.store.locks import LISTS
+from recsys.store.registry import Registry
+from recsys.store.tables import Tables
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """The generation that consumers read now, and whether this run published it."""
+
+    generation: Generation
+    published: bool
+
+    def to_result(self) -> JobResult:
+        """The report as the runner records it."""
+        entry = self.generation
+        verb = "published" if self.published else "unchanged, nothing is new:"
+        return JobResult(
+            f"{verb} generation {entry.generation}: lists for {entry.n_users:,} users by model {entry.model_version}",
+            counts={"generation": entry.generation, "users": entry.n_users, "published": int(self.published)},
+            versions_in=dict(entry.table_versions),
+        )
+
+
+def run(context: JobContext, *, reason: str = "score_users", force: bool = False) -> ScoreReport:
+    """Bring the champion's trend up to now, list the best unseen items of every user, publish.
+
+    Nothing happens when the current generation was made by the same model from the same tables, unless forced.
+
+    Raises:
+        PublicationError: there is no champion, or lists came out incomplete; the current generation stays.
+    """
+    tables = context.tables
+    registry = Registry(context.settings.mlflow, tables.root)
+    version = registry.champion
+    if version is None:
+        raise PublicationError("there is no champion to score with. Run train_model and promote_model first.")
+    versions = {table.name: table.version() for table in (tables.user_blocks, tables.items)}
+    now = current(tables)
+    if now is not None and (now.model_version, dict(now.table_versions)) == (version, versions) and not force:
+        return ScoreReport(now, published=False)
+    model, available = refresh_model(tables, versions, ListModel.from_files(registry.load(version)))
+    generation = next_generation(tables)
+    split = split_blocks(
+        tables.user_blocks.read_version(versions[tables.user_blocks.name]),
+        cutoff_us=None,
+        as_of_us=model.as_of_us,
+        half_life_days=model.factors.params.rating_half_life_days,
+    )
+    lists = score_blocks(split, model, available, generation)
+    n_users = write_lists(tables, generation, lists.unionByName(fallback_row(context.spark, model, available, generation)))
+    return ScoreReport(publish(tables, generation, version, versions, n_users, reason), published=True)
+
+
+def refresh_model(
+    tables: Tables, versions: dict[str, int], model: ListModel
+) -> tuple[ListModel, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    """The champion with the items and the trend of these table versions, and which items may be listed."""
+    items = tables.items.read_version(versions[tables.items.name])
+    rows = items.orderBy(c.POSITION).select(c.ITEM_ID, F.col(c.AVAILABLE)).collect()
+    blocks = tables.user_blocks.read_version(versions[tables.user_blocks.name])
+    as_of = newest_event(blocks)
+    half_life = model.ranking.trend_half_life_days
+    counts = count_events(blocks, len(rows), as_of_us=as_of, half_lives_days=[half_life])
+    refreshed = model.refreshed(
+        [row[0] for row in rows], counts[0].astype(np.int64), counts[1].astype(np.float32), as_of_us=as_of
+    )
+    return refreshed, np.array([row[1] for row in rows], dtype=np.bool_)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the job from its command line."""
+
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--force", action="store_true", help="publish even when nothing is new")
+        parser.add_argument("--reason", default="score_users", help="why, for the record")
+
+    def body(context: JobContext) -> JobResult:
+        return run(context, reason=context.args.reason, force=context.args.force).to_result()
+
+    return run_job("score_users", body, argv, description=__doc__, locks=(LISTS,), arguments=add_options)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

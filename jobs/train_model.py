@@ -1,0 +1,221 @@
+"""Bring the model up to date: decide which fit the news deserve, fit, judge, and log the result as the challenger."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+from pyspark.sql import functions as F
+
+from jobs.runner import JobContext, JobResult, run_job
+from recsys import columns as c
+from recsys.als.policy import Change, Policy, choose_policy
+from recsys.config import Settings
+from recsys.errors import GateRefusedError, NothingToTrainError
+from recsys.evaluation.report import draw_learning_curve, draw_metric_by_activity
+from recsys.ranking.model import ListModel
+from recsys.session import ROOT
+from recsys.store.locks import MODELS
+from recsys.store.registry import PASSED, REFUSED, VERDICT, Registry
+from recsys.store.tables import Tables
+from recsys.training import Training, TrainingData, train
+
+THROUGH_BATCH = "through_batch"  # tag of a version: the newest batch its blocks held
+REPORT = "report"  # tag of a version: what `TrainReport` holds, as JSON
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run of this job did; numbers are None where nothing was judged."""
+
+    policy: str
+    why: str
+    version: int | None  # registered version of this fit; None when there was nothing to fit
+    promoted: bool  # what the gate said, not yet the alias
+    verdict: str
+    reasons: str
+    sweeps: int
+    scores: dict[str, float]  # NDCG and recall by contender, difference and its interval
+
+    def to_result(self) -> JobResult:
+        """The report as the runner records it."""
+        message = f"{self.policy} ({self.why})"
+        if self.version is None:
+            return JobResult(message, {"sweeps": self.sweeps}, self.to_details())
+        message += f": model version {self.version} {self.verdict}. {self.reasons}"
+        refusal = None if self.promoted else GateRefusedError(f"{self.reasons}. The champion stays.")
+        return JobResult(message, {"sweeps": self.sweeps, "version": self.version}, self.to_details(), refusal=refusal)
+
+    def to_details(self) -> dict[str, Any]:
+        """All fields, as JSON knows them."""
+        return self.__dict__.copy()
+
+
+def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) -> TrainReport:
+    """Fit and judge what has changed since the champion was fitted; log it; make it the challenger."""
+    registry = Registry(context.settings.mlflow, context.tables.root)
+    champion = load_champion(registry)
+    data, change, versions = read_training_data(context.tables, champion)
+    policy = choose_policy(change, context.settings.als, context.settings.policy)
+    if policy.name in ("none", "fold-in"):
+        return TrainReport(policy.name, policy.why, None, False, "no fit", "", 0, {})
+    key = fit_key(context.settings, policy, versions, champion)
+    logged = registry.find_fit(key)
+    if logged is None:
+        training = train(data, context.settings, policy, champion.model if champion else None, say=say)
+        logged = log_training(registry, key, training, context.settings, policy, versions, champion)
+    registry.set_challenger(logged)
+    return TrainReport(**{**json.loads(registry.describe(logged).tags[REPORT]), "version": logged})
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The live model and what it was fitted on."""
+
+    version: int
+    model: ListModel
+    through_batch: int
+
+
+def load_champion(registry: Registry) -> Champion | None:
+    """The champion, loaded as data and checked."""
+    version = registry.champion
+    if version is None:
+        return None
+    tags = registry.describe(version).tags
+    return Champion(version, ListModel.from_files(registry.load(version)), int(tags[THROUGH_BATCH]))
+
+
+def read_training_data(tables: Tables, champion: Champion | None) -> tuple[TrainingData, Change, dict[str, int]]:
+    """One version of blocks and items, and what is new in them since the champion.
+
+    Raises:
+        NothingToTrainError: no rating was ever accepted.
+    """
+    versions = {table.name: table.version() for table in (tables.ratings, tables.user_blocks, tables.items)}
+    through = champion.through_batch if champion else -1
+    is_new = F.col(c.BATCH) > through
+    [counts] = (
+        tables.ledger.read()
+        .agg(
+            F.sum(c.ACCEPTED).alias("events"),
+            F.sum(F.when(is_new, F.col(c.ACCEPTED))).alias("new_events"),
+            F.max(c.BATCH).alias("batch"),
+        )
+        .collect()
+    )
+    if not counts.events:
+        raise NothingToTrainError("no rating has been accepted yet. Land rating files and run ingest_ratings first.")
+    items = tables.items.read_version(versions[tables.items.name]).select(c.POSITION, c.ITEM_ID, c.BATCH).collect()
+    items.sort(key=lambda row: row[0])
+    new_events = counts.new_events or 0
+    change = Change(
+        champion=champion.model.factors.params if champion else None,
+        known_events=counts.events - new_events,
+        new_events=new_events,
+        new_items=sum(row[2] > through for row in items),
+    )
+    blocks = tables.user_blocks.read_version(versions[tables.user_blocks.name])
+    data = TrainingData(blocks, [row[1] for row in items], new_share=new_events / counts.events)
+    return data, change, {**versions, THROUGH_BATCH: counts.batch}
+
+
+def fit_key(settings: Settings, policy: Policy, versions: dict[str, int], champion: Champion | None) -> str:
+    """What a fit was made from; a killed job that is run again finds the fit it logged by this key."""
+    parent = champion.version if champion else None
+    made_from = [settings.digest(), policy.name, versions[THROUGH_BATCH], parent]
+    return sha256(json.dumps(made_from).encode()).hexdigest()[:24]
+
+
+def log_training(
+    registry: Registry,
+    key: str,
+    training: Training,
+    settings: Settings,
+    policy: Policy,
+    versions: dict[str, int],
+    champion: Champion | None,
+) -> int:
+    """Log the fit with parameters, a metric per sweep, figures and tags; returns the registered version."""
+    report = report_training(training, policy)
+    k = settings.evaluation.k
+    figures = {
+        "learning_curve.png": draw_learning_curve(
+            [sweep.loss for sweep in training.sweeps], [sweep.metric for sweep in training.sweeps], metric=f"NDCG@{k}"
+        )
+    }
+    if training.judgement is not None:
+        figures["metric_by_activity.png"] = draw_metric_by_activity(
+            training.judgement.n_history,
+            {name: training.judgement.scores[name].ndcg for name in training.judgement.list_contenders},
+            metric=f"NDCG@{k}",
+        )
+    return registry.log_fit(
+        training.model.to_files(),
+        fit_key=key,
+        params={
+            **{f"als.{name}": value for name, value in settings.als.model_dump().items()},
+            **{f"ranking.{name}": value for name, value in training.model.ranking.model_dump().items()},
+            "policy": policy.name,
+        },
+        sweeps=[{"loss": s.loss, "metric": s.metric, "seconds": s.seconds} for s in training.sweeps],
+        metrics=report.scores,
+        figures=figures,
+        tags={
+            VERDICT: PASSED if training.verdict.promoted else REFUSED,
+            "reasons": report.reasons,
+            REPORT: json.dumps(report.to_details()),
+            THROUGH_BATCH: str(versions[THROUGH_BATCH]),
+            "policy": policy.name,
+            "parent_model": str(champion.version) if champion else "none",
+            "configuration": settings.digest(),
+            "git_commit": git_commit(),
+            **{f"version.{name}": str(version) for name, version in versions.items() if name != THROUGH_BATCH},
+        },
+    )
+
+
+def report_training(training: Training, policy: Policy) -> TrainReport:
+    """The numbers of a fit that people and the pipeline's table want."""
+    return TrainReport(
+        policy=policy.name,
+        why=policy.why,
+        version=None,
+        promoted=training.verdict.promoted,
+        verdict=training.verdict.outcome,
+        reasons="; ".join(training.verdict.reasons),
+        sweeps=training.n_sweeps,
+        scores=training.summary(),
+    )
+
+
+def git_commit() -> str:
+    """Commit of the code that runs, ``unknown`` where it was shipped without its repository."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the job from its command line."""
+
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--policy", choices=("auto", "cold", "warm", "fold-in"), help="force a kind of fit")
+
+    def body(context: JobContext) -> JobResult:
+        if context.args.policy:
+            policy = context.settings.policy.model_copy(update={"policy": context.args.policy})
+            context = replace(context, settings=context.settings.model_copy(update={"policy": policy}))
+        return run(context, say=print).to_result()
+
+    return run_job("train_model", body, argv, description=__doc__, locks=(MODELS,), arguments=add_options)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
