@@ -1,0 +1,1 @@
+"""The demo: the sample as landing files, the loop, and what came of it."""

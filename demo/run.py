@@ -1,0 +1,117 @@
+"""The whole loop on real ratings: a history, then days of new ratings, some of them poisoned. Resumes where it was.
+
+Everything is written under one folder (``--warehouse``, by default ``demo-warehouse/``).
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from demo.landing_files import LandingFile, plan_steps, read_sample  # noqa: E402
+from demo.show import show_lists, show_where  # noqa: E402
+from jobs.pipeline import recorded_turns, turn  # noqa: E402
+from jobs.runner import JobContext, configure_logging, make_context  # noqa: E402
+from recsys.config import Settings, load_settings  # noqa: E402
+from recsys.errors import RecsysError  # noqa: E402
+from recsys.evaluation.report import StepReport  # noqa: E402
+from recsys.session import start_session  # noqa: E402
+from recsys.store.registry import preload_mlflow  # noqa: E402
+
+SAMPLE = ROOT / "data" / "movietweetings-100k"
+
+
+def demo_settings(warehouse: Path) -> Settings:
+    """The defaults, on one warehouse folder with few buckets, because the sample is small."""
+    conf = ROOT / "conf"
+    overrides = {
+        "warehouse.root": str(warehouse),
+        "warehouse.buckets": "4",
+        "landing.path": str(warehouse / "landing"),
+        "landing.catalogue": str(warehouse / "catalogue" / "movies.dat"),
+    }
+    return load_settings([conf / "base.yaml", conf / "local.yaml"], overrides)
+
+
+def place_catalogue(warehouse: Path) -> None:
+    """Unpack the sample's titles and genres, once."""
+    import gzip
+
+    target = warehouse / "catalogue" / "movies.dat"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(gzip.decompress((SAMPLE / "movies.dat.gz").read_bytes()))
+
+
+def run_steps(context: JobContext, steps: Sequence[Sequence[LandingFile]]) -> None:
+    """Land the files of each step and run the pipeline once; steps that are done are printed again, not run again."""
+    landing = Path(context.settings.landing.path)
+    done = {report.step: report for report in recorded_turns(context)}
+    width = shutil.get_terminal_size((120, 24)).columns
+    print(StepReport.format_header(width, k=context.settings.evaluation.k), flush=True)
+    for number, files in enumerate(steps):
+        step = "history" if number == 0 else f"refresh {number}"
+        if step in done:
+            print(done[step].format_row(width), flush=True)
+            continue
+        for file in files:
+            file.land(landing)
+        progress = Progress(step)
+        turn(context, step=step, say=progress.say)
+        progress.clear()
+        print(recorded_turns(context)[-1].format_row(width), flush=True)
+
+
+class Progress:
+    """One line that says what is going on; rewritten in place on a terminal, and left out elsewhere."""
+
+    def __init__(self, step: str) -> None:
+        self._step, self._shown, self._started = step, sys.stderr.isatty(), time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Show what happens now."""
+        if self._shown:
+            text = f"{self._step}, {time.monotonic() - self._started:4.0f} s: {line}"
+            print(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Leave an empty line."""
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the demo; exit codes as those of the jobs."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--warehouse", type=Path, default=ROOT / "demo-warehouse", help="folder for everything")
+    parser.add_argument("--refreshes", type=int, default=6, choices=range(2, 34), metavar="2..33", help="how many")
+    args = parser.parse_args(argv)
+    warehouse = args.warehouse.resolve()
+    configure_logging()
+    started = time.monotonic()
+    print(f"MovieTweetings, 100,000 ratings of 2013: 80 % as history, 33 days of new ratings in {args.refreshes} refreshes")
+    print(f"warehouse: {warehouse}")
+    try:
+        steps = plan_steps(read_sample(SAMPLE), args.refreshes)
+        place_catalogue(warehouse)
+        preload_mlflow().join()
+        spark = start_session("demo")
+        spark.sparkContext.setLogLevel("ERROR")
+        context = make_context(spark, demo_settings(warehouse))
+        run_steps(context, steps)
+        show_lists(context)
+        show_where(context)
+    except RecsysError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return err.exit_code
+    print(f"\n{time.monotonic() - started:.0f} s in all. Run it again: it changes nothing that is there.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
