@@ -124,7 +124,8 @@ def _as_csv(rows: Sequence[tuple[str, ...]]) -> bytes:
 
 
 def _as_json_lines(rows: Sequence[tuple[str, ...]]) -> bytes:
-    return "".join(f"{json.dumps(dict(zip(FIELDS, map(_json_value, FIELDS, row), strict=True)))}\n" for row in rows).encode()
+    objects = (dict(zip(FIELDS, map(_json_value, FIELDS, row), strict=True)) for row in rows)
+    return "".join(f"{json.dumps(entry)}\n" for entry in objects).encode()
 
 
 def _json_value(field: str, text: str) -> str | float | int:
@@ -155,5 +156,3 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-

@@ -94,8 +94,8 @@ def main(argv: Sequence[str]) -> int:
     warehouse = args.warehouse.resolve()
     configure_logging()
     started = time.monotonic()
-    print(f"MovieTweetings, 100,000 ratings of 2013: 80 % as history, 33 days of new ratings in {args.refreshes} refreshes")
-    print(f"warehouse: {warehouse}")
+    print("MovieTweetings, 100,000 ratings of 2013: 80 % as history, then 33 days of new ones, some rows poisoned")
+    print(f"warehouse: {warehouse}\n")
     try:
         steps = plan_steps(read_sample(SAMPLE), args.refreshes)
         place_catalogue(warehouse)

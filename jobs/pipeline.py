@@ -16,9 +16,9 @@ from jobs.runner import JobContext, JobResult, perform, run_job
 from jobs.train_model import TrainReport
 from recsys import columns as c
 from recsys.errors import LockedError, RecsysError, UsageError
+from recsys.evaluation.judge import CANDIDATE, CHAMPION, RECENT_POPULARITY
 from recsys.evaluation.report import StepReport
 from recsys.store.locks import LISTS, MODELS, TABLES
-from recsys.training import CANDIDATE, CHAMPION, RECENT_POPULARITY
 
 NAME = "pipeline"
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -61,10 +61,10 @@ def report_step(
     counts, scores = ingested.counts, trained.scores
 
     def ndcg(name: str) -> float | None:
-        return scores.get(f"ndcg {name}")
+        return scores.get(f"{name}/ndcg_at_{k}")
 
     def recall(name: str) -> float | None:
-        return scores.get(f"recall {name}")
+        return scores.get(f"{name}/recall_at_{k}")
 
     return StepReport(
         step=step,
@@ -81,13 +81,13 @@ def report_step(
         k=k,
         ndcg_candidate=ndcg(CANDIDATE),
         ndcg_champion=ndcg(CHAMPION),
-        ndcg_popularity=ndcg(RECENT_POPULARITY),
+        ndcg_popularity=ndcg(RECENT_POPULARITY.replace(" ", "_")),
         recall_candidate=recall(CANDIDATE),
         recall_champion=recall(CHAMPION),
-        recall_popularity=recall(RECENT_POPULARITY),
+        recall_popularity=recall(RECENT_POPULARITY.replace(" ", "_")),
         difference=scores.get("difference"),
-        low=scores.get("difference low"),
-        high=scores.get("difference high"),
+        low=scores.get("difference_low"),
+        high=scores.get("difference_high"),
         verdict=trained.verdict,
         generation=scored.counts["generation"],
     )
@@ -167,7 +167,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the job from its command line."""
 
     def add_options(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--every", metavar="INTERVAL", help="keep running, a turn every 30s, 10m, 2h; default: once")
+        parser.add_argument(
+            "--every", metavar="INTERVAL", help="keep running, a turn every 30s, 10m, 2h; default: once"
+        )
 
     def body(context: JobContext) -> JobResult:
         if context.args.every:

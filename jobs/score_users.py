@@ -64,7 +64,9 @@ def run(context: JobContext, *, reason: str = "score_users", force: bool = False
         half_life_days=model.factors.params.rating_half_life_days,
     )
     lists = score_blocks(split, model, available, generation)
-    n_users = write_lists(tables, generation, lists.unionByName(fallback_row(context.spark, model, available, generation)))
+    n_users = write_lists(
+        tables, generation, lists.unionByName(fallback_row(context.spark, model, available, generation))
+    )
     return ScoreReport(publish(tables, generation, version, versions, n_users, reason), published=True)
 
 

@@ -16,6 +16,7 @@ from recsys import columns as c
 from recsys.als.policy import Change, Policy, choose_policy
 from recsys.config import Settings
 from recsys.errors import GateRefusedError, NothingToTrainError
+from recsys.evaluation.judge import CANDIDATE, CHAMPION, POPULARITY, RECENT_POPULARITY
 from recsys.evaluation.report import draw_learning_curve, draw_metric_by_activity
 from recsys.ranking.model import ListModel
 from recsys.session import ROOT
@@ -149,10 +150,10 @@ def log_training(
         )
     }
     if training.judgement is not None:
+        judged = training.judgement.contenders
+        shown = [name for name in (CANDIDATE, CHAMPION, RECENT_POPULARITY, POPULARITY) if name in judged]
         figures["metric_by_activity.png"] = draw_metric_by_activity(
-            training.judgement.n_history,
-            {name: training.judgement.scores[name].ndcg for name in training.judgement.list_contenders},
-            metric=f"NDCG@{k}",
+            training.judgement.n_history, {name: judged[name].ndcg for name in shown}, metric=f"NDCG@{k}"
         )
     return registry.log_fit(
         training.model.to_files(),
@@ -189,8 +190,17 @@ def report_training(training: Training, policy: Policy) -> TrainReport:
         verdict=training.verdict.outcome,
         reasons="; ".join(training.verdict.reasons),
         sweeps=training.n_sweeps,
-        scores=training.summary(),
+        scores=summarize(training),
     )
+
+
+def summarize(training: Training) -> dict[str, float]:
+    """Every contender's metrics, and the difference that decides with its interval."""
+    if training.judgement is None:
+        return {}
+    deciding = training.verdict.comparisons[0]  # with the champion; without one, with recent popularity
+    difference = {"difference": deciding.difference, "difference_low": deciding.low, "difference_high": deciding.high}
+    return {**training.judgement.summary(), **difference}
 
 
 def git_commit() -> str:
