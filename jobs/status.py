@@ -59,7 +59,6 @@ def run(context: JobContext) -> Status:
 
 def count_rows(tables: Tables) -> dict[str, int]:
     """Rows of each table; Delta answers from the log's statistics, without reading data."""
-
     everything = (
         tables.ratings,
         tables.quarantine,

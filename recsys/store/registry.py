@@ -364,7 +364,7 @@ class Registry:
                 warnings.simplefilter("ignore")  # MLflow's own, about the versions of its parts
                 yield
         except (MlflowException, SQLAlchemyError, OSError) as err:
-            detail = str(err).strip().splitlines()[0]
+            detail = _without_password(str(err).strip().splitlines()[0])
             advice = "Check mlflow.tracking_uri and that it can be reached and written."
             if "database is locked" in detail:
                 advice = "Another process holds the database; try again when it has ended."
@@ -572,8 +572,8 @@ def _local_path(location: str) -> Path | None:
     return Path(unquote(parts.path) if parts.scheme else location).absolute()
 
 
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 def _quoted(text: str) -> str:
