@@ -8,7 +8,7 @@ from jobs.pipeline import recorded_turns
 from jobs.runner import JobContext
 from recsys import columns as c
 from recsys.blocks.current import current_ratings
-from recsys.ranking.explain import explaining_items
+from recsys.ranking.score import TRENDING
 from recsys.store.generations import read_generation
 from recsys.store.registry import Registry
 
@@ -28,10 +28,10 @@ def show_lists(context: JobContext) -> None:
         n_rated = sum(user == row[c.USER_ID] for user, _ in rated)
         print(f"\nuser {row[c.USER_ID]}, {n_rated} ratings")
         for rank, entry in enumerate(row[c.ITEMS], 1):
-            because = [
-                f"{titles[item]} ({rated[row[c.USER_ID], item]:g})" for item in explaining_items(entry[c.REASON])
-            ]
-            why = f"because of {' and '.join(because)}" if because else entry[c.REASON]
+            why = entry[c.REASON]
+            if why != TRENDING:
+                items = why.removeprefix("rated ").split(" and ")
+                why = "rated " + " and ".join(f"{titles[item]}: {rated[row[c.USER_ID], item]:g}" for item in items)
             print(f"  {rank:2}. {titles[entry[c.ITEM_ID]]:50.50} {entry[c.SCORE]:6.2f}  {why}")
 
 

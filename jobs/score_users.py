@@ -14,6 +14,7 @@ from recsys.blocks.split import count_events, newest_event, split_blocks
 from recsys.errors import PublicationError
 from recsys.ranking.model import ListModel
 from recsys.ranking.score import fallback_row, score_blocks
+from recsys.schemas import RECOMMENDATIONS
 from recsys.store.generations import Generation, current, next_generation, publish, write_lists
 from recsys.store.locks import LISTS
 from recsys.store.registry import Registry
@@ -64,9 +65,8 @@ def run(context: JobContext, *, reason: str = "score_users", force: bool = False
         half_life_days=model.factors.params.rating_half_life_days,
     )
     lists = score_blocks(split, model, available, generation)
-    n_users = write_lists(
-        tables, generation, lists.unionByName(fallback_row(context.spark, model, available, generation))
-    )
+    fallback = context.spark.createDataFrame([fallback_row(model, available, generation)], RECOMMENDATIONS)
+    n_users = write_lists(tables, generation, lists.unionByName(fallback))
     return ScoreReport(publish(tables, generation, version, versions, n_users, reason), published=True)
 
 

@@ -21,7 +21,7 @@ from recsys.evaluation.report import draw_learning_curve, draw_metric_by_activit
 from recsys.ranking.model import ListModel
 from recsys.session import ROOT
 from recsys.store.locks import MODELS
-from recsys.store.registry import PASSED, REFUSED, VERDICT, Registry
+from recsys.store.registry import PARENT, PASSED, REFUSED, VERDICT, Registry
 from recsys.store.tables import Tables
 from recsys.training import Training, TrainingData, train
 
@@ -69,8 +69,12 @@ def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) 
     if logged is None:
         training = train(data, context.settings, policy, champion.model if champion else None, say=say)
         logged = log_training(registry, key, training, context.settings, policy, versions, champion)
+    entry = registry.describe(logged)
+    report = TrainReport(**{**json.loads(entry.tags[REPORT]), "version": logged})
+    if report.promoted and entry.verdict != PASSED:  # found from an earlier run, and rolled back since
+        return replace(report, promoted=False, verdict=entry.verdict, reasons=f"version {logged} was {entry.verdict}")
     registry.set_challenger(logged)
-    return TrainReport(**{**json.loads(registry.describe(logged).tags[REPORT]), "version": logged})
+    return report
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def log_training(
             REPORT: json.dumps(report.to_details()),
             THROUGH_BATCH: str(versions[THROUGH_BATCH]),
             "policy": policy.name,
-            "parent_model": str(champion.version) if champion else "none",
+            PARENT: str(champion.version) if champion else "none",
             "configuration": settings.digest(),
             "git_commit": git_commit(),
             **{f"version.{name}": str(version) for name, version in versions.items() if name != THROUGH_BATCH},
