@@ -4,7 +4,7 @@ A task solves the users of its blocks who have held-out ratings, once for each f
 lists; the driver computes the metrics of at most ``max_users`` users. Full catalogue, seen items excluded.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 from pyspark import Broadcast
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 
 from recsys import columns as c
 from recsys.als.model import FactorModel, SolvedUsers, solve_users
@@ -180,15 +180,10 @@ def judge(
 def count_held_users(split: DataFrame) -> int:
     """Count the users with held-out ratings (one Spark job)."""
 
-    def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        found = 0
-        for batch in batches:
-            for offsets in batch.column(0):
-                found += int(np.count_nonzero(np.diff(read_array(offsets.as_buffer(), np.int64))))
-        yield pa.RecordBatch.from_pydict({_N_HISTORY: [found]})
+    def count(rows: Iterable[Row]) -> Iterator[int]:
+        yield sum(int(np.count_nonzero(np.diff(read_array(row[c.HELD_OFFSETS], np.int64)))) for row in rows)
 
-    counts = split.select(c.HELD_OFFSETS).mapInArrow(count, f"{_N_HISTORY} LONG").collect()
-    return sum(row[_N_HISTORY] for row in counts)
+    return sum(split.select(c.HELD_OFFSETS).rdd.mapPartitions(count).collect())
 
 
 def compare(judgement: Judgement, params: EvaluationParams) -> list[Comparison]:

@@ -198,7 +198,7 @@ def draw_metric_by_activity(
     axes.set_ylabel(f"mean {metric}")
     axes.set_title(f"{metric} by user activity")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(values), frameon=False)
     _tidy(axes)
     return _to_png(figure)
 

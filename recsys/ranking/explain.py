@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from recsys.als.model import FactorModel, count_evidence, weigh
+from recsys.als.model import FactorModel, user_reg, weigh
 
 
 def explain_lists(
@@ -37,9 +37,8 @@ def explain_lists(
     """
     w, b = weigh(model.params, values, weights, model.mean)
     if model.params.biases:
-        b -= w * model.item_biases[items]
-    counts = count_evidence(model.params, offsets, values)
-    reg = np.where(counts > 0, model.params.reg * counts.astype(np.float64) ** model.params.reg_exponent, -1.0)
+        b = b - w * model.item_biases[items]
+    reg = user_reg(model.params, offsets, values)
     because = np.full((*lists.shape, n), -1, np.int32)
     contributions = np.zeros((*lists.shape, n), np.float32)
     features = model.user_features

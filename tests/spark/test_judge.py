@@ -7,6 +7,7 @@ from pyspark.sql import SparkSession
 
 from recsys.als.model import FactorModel
 from recsys.als.params import AlsParams
+from recsys.evaluation.baselines import fit_item_means
 from recsys.evaluation.gate import decide
 from recsys.evaluation.judge import (
     CANDIDATE,
@@ -126,6 +127,16 @@ def test_rating_errors_are_those_of_the_pairs_that_can_be_predicted(spark: Spark
     assert scores.rmse == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-5)
     assert scores.mae == pytest.approx(np.mean(np.abs(errors)), rel=1e-5)
     assert scores.share_predicted == pytest.approx(2 / 4)
+
+
+def test_the_item_mean_baseline_predicts_for_everybody_what_an_item_was_rated_on_average(spark: SparkSession) -> None:
+    split = split_frame(spark, USERS)
+    baseline = fit_item_means(split, IDS, as_of_us=0)
+    found = judge(split, {"item mean": baseline}, PARAMS).contenders["item mean"]
+    # Observed: item 0 5 and 1, item 1 3, item 3 5. Held out and rated before: ann's 1 (4), new's 0 (2).
+    assert found.rmse == pytest.approx(np.sqrt(((3 - 4) ** 2 + (3 - 2) ** 2) / 2))
+    assert found.share_predicted == pytest.approx(2 / 4)
+    assert not baseline.problems()
 
 
 def test_case_54_a_broken_candidate_is_not_run_and_is_refused(spark: SparkSession) -> None:
