@@ -62,7 +62,13 @@ class Verdict:
         return f"{self.outcome}: {'; '.join(self.reasons)}"
 
 
-def decide(comparisons: Sequence[Comparison], params: GateParams, problems: Sequence[str] = ()) -> Verdict:
+def decide(
+    comparisons: Sequence[Comparison],
+    params: GateParams,
+    problems: Sequence[str] = (),
+    *,
+    has_champion: bool = False,
+) -> Verdict:
     """Say whether the candidate may be promoted.
 
     A candidate is refused when it is broken, when a metric is not a number, or when it is worse than a rival beyond
@@ -75,6 +81,7 @@ def decide(comparisons: Sequence[Comparison], params: GateParams, problems: Sequ
         comparisons: with the champion and its factors, if there is one, and with recent popularity.
         params: what is asked of a candidate.
         problems: what is wrong with the candidate's artifact (``ListModel.problems``).
+        has_champion: there is one, even where nothing could be compared with it; a comparison with it says so too.
     """
     compared = tuple(comparisons)
     if problems:
@@ -82,7 +89,7 @@ def decide(comparisons: Sequence[Comparison], params: GateParams, problems: Sequ
     n_users = min((comparison.n_users for comparison in compared), default=0)
     if n_users < params.min_users:
         few = f"only {n_users:,} users have held-out ratings, {params.min_users:,} are needed"
-        if any(comparison.rival == "champion" for comparison in compared):
+        if has_champion or any(comparison.rival == "champion" for comparison in compared):
             return Verdict("not judged", False, (f"{few}: the champion stays",), compared)
         return Verdict("not judged", True, (f"{few}: promoted as the first model",), compared)
     refusals = tuple(clause for comparison in compared if (clause := _refusal(comparison, params)))

@@ -4,6 +4,7 @@ A task solves the users of its blocks who have held-out ratings, once for each f
 lists; the driver computes the metrics of at most ``max_users`` users. Full catalogue, seen items excluded.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,8 +23,11 @@ from recsys.blocks.codec import SplitBlock, iter_split_blocks, read_array
 from recsys.evaluation import metrics
 from recsys.evaluation.gate import Comparison, Rival
 from recsys.evaluation.params import EvaluationParams
+from recsys.events import log_event
 from recsys.ranking.model import ListModel
 from recsys.ranking.topn import Scorer, list_users
+
+log = logging.getLogger(__name__)
 
 CANDIDATE: Final = "candidate"
 CHAMPION: Final = "champion"
@@ -173,6 +177,7 @@ def judge(
         rows = split.select(*columns).mapInArrow(task, _JUDGED_DDL).collect()
     finally:
         shipped.destroy()
+    log_event(log, "contenders_judged", contenders=len(contenders), held_users=n_users, share=share)
     parts = [row.asDict() for row in sorted(rows, key=lambda row: (row[c.BUCKET], row[c.BLOCK]))]
     return _measure(parts, contenders, groups, params.k, n_items)
 

@@ -61,6 +61,11 @@ def test_too_few_users_leave_the_champion_and_let_a_first_model_through(rival: R
     assert "only 99 users" in verdict.reasons[0]
 
 
+def test_a_champion_stays_when_nothing_could_be_compared_and_a_first_model_goes_through() -> None:
+    assert not decide([], PARAMS, has_champion=True).promoted
+    assert decide([], PARAMS).promoted
+
+
 def test_case_54_a_metric_that_is_not_a_number_refuses() -> None:
     verdict = decide([_against("champion", float("nan"), 0.1, float("nan"), float("nan"))], PARAMS)
     assert (verdict.outcome, verdict.promoted) == ("refused", False)
