@@ -241,3 +241,62 @@ def add_item_residuals(
             for p in range(K):
                 ri[p] += e * yu[p]
     return loss
+
+
+@_compiled
+def add_item_matrices(
+    y: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    items: NDArray[np.int32],
+    w: NDArray[np.float32],
+    matrices: NDArray[np.float32],
+) -> None:
+    """Add the block's share of all items' matrices, ``sum_u w y_u y_u'``.
+
+    Args:
+        y: float32 (U, K), user features.
+        offsets: see the module.
+        items: see the module.
+        w: see the module.
+        matrices: float32 (I, K (K + 1) / 2), added to; lower triangles, row after row.
+    """
+    K = y.shape[1]
+    outer = np.empty(K * (K + 1) // 2, np.float32)
+    for u in range(len(offsets) - 1):
+        at = 0
+        for p in range(K):
+            for r in range(p + 1):
+                outer[at] = y[u, p] * y[u, r]
+                at += 1
+        for j in range(offsets[u], offsets[u + 1]):
+            matrix = matrices[items[j]]
+            wj = w[j]
+            for t in range(len(outer)):
+                matrix[t] += wj * outer[t]
+
+
+@_compiled
+def solve_packed(
+    matrices: NDArray[np.float64],
+    gram: NDArray[np.float64],
+    reg: NDArray[np.float64],
+    v: NDArray[np.float64],
+) -> None:
+    """Replace every row of ``v`` by the solution of ``(matrix_i + gram + reg_i I) z = v_i``.
+
+    Args:
+        matrices: float64 (I, K (K + 1) / 2), lower triangles, row after row.
+        gram: float64 (K, K).
+        reg: float64 (I,).
+        v: float64 (I, K), right-hand sides, overwritten.
+    """
+    K = v.shape[1]
+    A = np.empty((K, K))
+    for i in range(len(v)):
+        at = 0
+        for p in range(K):
+            for r in range(p + 1):
+                A[p, r] = matrices[i, at] + gram[p, r]
+                at += 1
+            A[p, p] += reg[i]
+        _solve_in_place(A, v[i])

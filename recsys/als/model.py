@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class FactorModel:
     @cached_property
     def user_features(self) -> NDArray[np.float32]:
         """float32 (I, K): what a user's parameters are multiplied with, the factors and with biases a 1."""
-        return np.ascontiguousarray(_features(self.item_factors, biases=self.params.biases), np.float32)
+        return np.ascontiguousarray(with_ones(self.params, self.item_factors), np.float32)
 
     @cached_property
     def gram(self) -> NDArray[np.float64]:
@@ -120,14 +121,25 @@ def solve_users(
     """
     if len(items) and int(items.max()) >= model.n_items:
         raise IndexError(f"item position {int(items.max())} is not below the model's {model.n_items} items.")
-    params = model.params
-    w, b = weigh(params, values, weights, model.mean)
+    w, b = weigh(model.params, values, weights, model.mean)
+    return solve_weighed(model, offsets, items, w, b, user_reg(model.params, offsets, values), start=start)
+
+
+def solve_weighed(
+    model: FactorModel,
+    offsets: NDArray[np.int64],
+    items: NDArray[np.int32],
+    w: NDArray[np.float32],
+    b: NDArray[np.float32],
+    reg: NDArray[np.float64],
+    *,
+    start: SolvedUsers | None = None,
+) -> SolvedUsers:
+    """``solve_users`` for callers that already have ``weigh`` and ``user_reg`` of these ratings."""
+    params, rank = model.params, model.params.rank
     if params.biases:
-        b -= w * model.item_biases[items]
-    counts = count_evidence(params, offsets, values)
-    reg = np.where(counts > 0, params.reg * counts.astype(np.float64) ** params.reg_exponent, -1.0)
-    rank, n_features = params.rank, model.user_features.shape[1]
-    x = np.zeros((len(offsets) - 1, n_features), np.float32)
+        b = b - w * model.item_biases[items]
+    x = np.zeros((len(offsets) - 1, model.user_features.shape[1]), np.float32)
     if start is None or params.user_solver == "exact":
         kernels.solve_exact(model.user_features, model.gram, offsets, items, w, b, reg, x)
     else:
@@ -153,14 +165,28 @@ def weigh(
     return c, np.where(values > 0, 1 + c, np.float32(0))
 
 
-def count_evidence(params: AlsParams, offsets: NDArray[np.int64], values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Ratings of each user that count for his regularisation, int64 (U,): all, or if implicit those above 0."""
-    if params.objective == "explicit":
-        return np.diff(offsets)
-    before = np.concatenate(([0], np.cumsum(values > 0))).astype(np.int64)
-    counts: NDArray[np.int64] = before[offsets[1:]] - before[offsets[:-1]]
-    return counts
+def user_reg(params: AlsParams, offsets: NDArray[np.int64], values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Each user's regularisation ``reg * n_u ** nu``, float64 (U,); -1 for a user without evidence.
+
+    n_u counts his ratings, for the implicit objective those above 0.
+    """
+    before = np.concatenate(([0], np.cumsum(is_evidence(params, values))))
+    return scaled_reg(params, before[offsets[1:]] - before[offsets[:-1]])
 
 
-def _features(factors: NDArray[np.float32], *, biases: bool) -> NDArray[np.float32]:
-    return np.column_stack((factors, np.ones(len(factors), np.float32))) if biases else factors
+def is_evidence(params: AlsParams, values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which ratings count for the regularisation, bool (N,): all, for the implicit objective those above 0."""
+    return values > 0 if params.objective == "implicit" else np.ones(len(values), np.bool_)
+
+
+def scaled_reg(params: AlsParams, counts: NDArray[Any]) -> NDArray[np.float64]:
+    """``reg * n ** nu`` of users or items with n ratings; -1 where there are none."""
+    scaled = params.reg * np.asarray(counts, np.float64) ** params.reg_exponent
+    return np.where(np.asarray(counts) > 0, scaled, -1.0)
+
+
+def with_ones(params: AlsParams, factors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The features that the other side's parameters are multiplied with: the factors, and with biases a 1."""
+    if not params.biases:
+        return factors
+    return np.column_stack((factors, np.ones(len(factors), np.float32)))

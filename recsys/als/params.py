@@ -1,8 +1,8 @@
 """Parameters of the factorization: they define the model, not how a run is carried out."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.params import Section
 
@@ -25,9 +25,17 @@ class AlsParams(Section):
     tolerance: float = Field(default=0.001, ge=0)  # relative gain of the holdout metric below which a fit stops
     user_solver: Literal["exact", "cg"] = "exact"
     cg_steps: int = Field(default=3, ge=1, le=100)  # user_solver cg: steps from the last factors
-    item_steps: int = Field(default=3, ge=1, le=50)  # preconditioned steps of an item half, at most
+    item_solver: Literal["auto", "exact", "cg"] = "auto"  # auto: exact while the items' matrices are small together
+    item_steps: int = Field(default=10, ge=1, le=50)  # item_solver cg: passes of an item half, at most
+    item_tolerance: float = Field(default=0.01, gt=0, lt=1)  # item_solver cg: residual left of a half, as a share
     rating_half_life_days: float | None = Field(default=30.0, gt=0)  # age weight of a rating; null: none
     seed: int = Field(default=42, ge=0)
+
+    @model_validator(mode="after")
+    def _check_biases(self) -> Self:
+        if self.biases and self.objective == "implicit":
+            raise ValueError("biases are for the explicit objective only")
+        return self
 
 
 class PolicyParams(Section):

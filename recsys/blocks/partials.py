@@ -1,57 +1,62 @@
-"""Sums over all blocks: every task adds up its own, and the parts are added in a fixed order.
+"""Sums over all blocks: every task adds up its own part, and the parts are added in a fixed order."""
 
-A task's part is cut into ranges of columns (items), so that a reducer holds one range of every task and the driver only
-the sum.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import DTypeLike, NDArray
-from pyspark import TaskContext
-from pyspark.sql import DataFrame
+from numpy.typing import NDArray
+from pyspark import RDD
 
-PART: Final = "part"  # the task's partition: parts are added in this order
-RANGE: Final = "range"
-DATA: Final = "data"
-PARTIALS_SCHEMA: Final = f"{RANGE} INT, {PART} INT, {DATA} BINARY"
+Part = tuple[NDArray[Any], ...]
+Sum = tuple[NDArray[np.float64], ...]
 
-_RANGE_BYTES: Final = 4 * 1024**2
-_COLLECT_BYTES: Final = 128 * 1024**2  # all parts together: below it, a reduction costs more than it saves
+# All parts together: below it they go straight to the driver, because a reduction would cost more than it saves.
+_COLLECT_BYTES: Final = 512 * 1024**2
+# What a reducer holds: one range of every part.
+_REDUCE_BYTES: Final = 128 * 1024**2
 
 
-def emit_partials(total: NDArray[Any]) -> Iterator[pa.RecordBatch]:
-    """Rows of one task's part of a sum; call it once at the end of a ``mapInArrow`` function.
+def sum_parts(parts: "RDD[Part]", shapes: Sequence[tuple[int, ...]]) -> Sum:
+    """Add up the parts of all tasks (one Spark job), in the order of the partitions: the same sum in every run.
 
-    Args:
-        total: any array; its first axis is cut into ranges.
-    """
-    context = TaskContext.get()
-    part = context.partitionId() if context is not None else 0
-    flat = total.reshape(-1)
-    step = max(1, _RANGE_BYTES // total.itemsize)
-    for number, start in enumerate(range(0, len(flat), step)):
-        data = flat[start : start + step].tobytes()
-        yield pa.RecordBatch.from_arrays(
-            [pa.array([number], pa.int32()), pa.array([part], pa.int32()), pa.array([data], pa.binary())],
-            [RANGE, PART, DATA],
-        )
-
-
-def sum_partials(partials: DataFrame, *, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[np.float64]:
-    """Add up the parts of all tasks (one Spark job); float64, whatever the parts are.
+    Many or large parts are cut into ranges first; a reducer then holds one range of every part, and the driver only the
+    sum.
 
     Args:
-        partials: rows of ``PARTIALS_SCHEMA``.
-        shape: of the sum.
-        dtype: of the parts.
+        parts: exactly one part a partition.
+        shapes: of the arrays of every part.
+
+    Returns:
+        The sums, float64, in the same shapes.
     """
-    total = np.zeros(int(np.prod(shape)))
-    step = max(1, _RANGE_BYTES // np.dtype(dtype).itemsize)
-    rows = partials.collect()
-    for row in sorted(rows, key=lambda row: (row[RANGE], row[PART])):
-        data = np.frombuffer(row[DATA], dtype)
-        total[row[RANGE] * step : row[RANGE] * step + len(data)] += data
-    return total.reshape(shape)
+    size = 8 * parts.getNumPartitions() * sum(int(np.prod(shape)) for shape in shapes)
+    if size <= _COLLECT_BYTES:
+        return _add(parts.collect())
+    return _sum_by_range(parts, shapes, n_ranges=-(-size // _REDUCE_BYTES))
+
+
+def _sum_by_range(parts: "RDD[Part]", shapes: Sequence[tuple[int, ...]], n_ranges: int) -> Sum:
+    def cut(number: int, own: Iterable[Part]) -> Iterator[tuple[int, tuple[int, Part]]]:
+        for part in own:
+            ranges = zip(*(np.array_split(array.reshape(-1), n_ranges) for array in part), strict=True)
+            for which, piece in enumerate(ranges):
+                yield which, (number, piece)
+
+    def add_in_order(pieces: Iterable[tuple[int, Part]]) -> Sum:
+        return _add([piece for _, piece in sorted(pieces, key=_first)])
+
+    ranges = parts.mapPartitionsWithIndex(cut).groupByKey(n_ranges).mapValues(add_in_order).collect()
+    arrays = zip(*(piece for _, piece in sorted(ranges, key=_first)), strict=True)
+    return tuple(np.concatenate(pieces).reshape(shape) for pieces, shape in zip(arrays, shapes, strict=True))
+
+
+def _first(numbered: tuple[int, Any]) -> int:
+    return numbered[0]
+
+
+def _add(parts: Sequence[Part]) -> Sum:
+    sums = tuple(array.astype(np.float64) for array in parts[0])
+    for part in parts[1:]:
+        for i, array in enumerate(part):
+            sums[i][...] += array
+    return sums

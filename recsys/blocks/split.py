@@ -1,19 +1,19 @@
 """What one fit, judgement or scoring reads: user blocks cut at a point in time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from recsys import columns as c
 from recsys.blocks.codec import encode_row, iter_rows, pack_items, pack_values, read_array, read_items, unpack_values
-from recsys.blocks.partials import PARTIALS_SCHEMA, emit_partials, sum_partials
+from recsys.blocks.partials import Part, sum_parts
 from recsys.errors import NothingToTrainError
 from recsys.schemas import SPLIT_BLOCKS
 
@@ -82,24 +82,22 @@ def count_events(
     """
     half_lives = tuple(half_lives_days)
 
-    def count_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def count_rows(rows: Iterable[Row]) -> Iterator[Part]:
         counts = np.zeros((1 + len(half_lives), n_items))
-        for batch in batches:
-            for row in iter_rows(batch):
-                values, times = unpack_values(row[c.DICTIONARY], row[c.VALUES]), read_array(row[c.TIMES], np.int64)
-                keep = ~np.isnan(values)
-                if before_us is not None:
-                    keep &= times < before_us
-                items = read_items(row[c.ITEMS], len(values))[keep]
-                counts[0] += np.bincount(items, minlength=n_items)
-                for h, half_life in enumerate(half_lives, 1):
-                    weights = age_weights(times[keep], as_of_us, half_life)
-                    counts[h] += np.bincount(items, weights, minlength=n_items)
-        yield from emit_partials(counts)
+        for row in rows:
+            values, times = unpack_values(row[c.DICTIONARY], row[c.VALUES]), read_array(row[c.TIMES], np.int64)
+            keep = ~np.isnan(values)
+            if before_us is not None:
+                keep &= times < before_us
+            items = read_items(row[c.ITEMS], len(values))[keep]
+            counts[0] += np.bincount(items, minlength=n_items)
+            for h, half_life in enumerate(half_lives, 1):
+                counts[h] += np.bincount(items, age_weights(times[keep], as_of_us, half_life), minlength=n_items)
+        yield (counts,)
 
-    columns = (c.ITEMS, c.VALUES, c.DICTIONARY, c.TIMES)
-    partials = user_blocks.select(*columns).mapInArrow(count_batches, PARTIALS_SCHEMA)
-    return sum_partials(partials, shape=(1 + len(half_lives), n_items), dtype=np.float64)
+    rows = user_blocks.select(c.ITEMS, c.VALUES, c.DICTIONARY, c.TIMES).rdd
+    [counts] = sum_parts(rows.mapPartitions(count_rows), shapes=[(1 + len(half_lives), n_items)])
+    return counts
 
 
 def newest_event(user_blocks: DataFrame) -> int:
