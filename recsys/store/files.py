@@ -4,6 +4,7 @@ Paths are fully qualified (``file:/…`` or ``hdfs://…``) as `Files.resolve` r
 by a rename, which both systems do in one step.
 """
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Files:
 
     def __init__(self, spark: SparkSession) -> None:
         self._jvm: Any = spark._jvm  # the classic session has one
+        self._session: Any = spark._jsparkSession
         self._gateway: Any = spark.sparkContext._gateway
         self._conf: Any = spark.sparkContext._jsc.hadoopConfiguration()
 
@@ -67,18 +70,36 @@ class Files:
             while entries.hasNext():
                 yield _to_status(entries.next())
 
-    def read(self, path: str, *, at_most: int | None = None) -> bytes:
-        """The bytes of a small file, or the first ``at_most`` of any file."""
-        fs, jpath = self._open(path)
+    def read(self, path: str) -> bytes:
+        """The bytes of a small file."""
+        with self._stream(path) as stream:
+            return bytes(stream.readAllBytes())
+
+    def head(self, path: str, n_bytes: int, *, unpack: bool = False) -> bytes:
+        """The first bytes of any file, or of what a gzip file holds."""
+        with self._stream(path, unpack=unpack) as stream:
+            return bytes(stream.readNBytes(n_bytes))
+
+    def unpacked_size(self, path: str, at_most: int) -> int:
+        """Bytes that a gzip file holds, counted no further than ``at_most``; the file is read, so a torn one fails."""
+        with self._stream(path, unpack=True) as stream:
+            nowhere = self._jvm.java.io.OutputStream.nullOutputStream()
+            return int(self._jvm.org.apache.commons.io.IOUtils.copyLarge(stream, nowhere, 0, at_most))
+
+    def parquet_schema(self, path: str) -> StructType:
+        """The columns of a Parquet file, from its footer."""
+        jvm = self._jvm
+        _, jpath = self._open(path)
+        parquet = jvm.org.apache.parquet.hadoop
         with _translated(path):
-            stream = fs.open(jpath)
+            reader = parquet.ParquetFileReader.open(parquet.util.HadoopInputFile.fromPath(jpath, self._conf))
             try:
-                utils = self._jvm.org.apache.commons.io.IOUtils
-                if at_most is not None:
-                    stream = self._jvm.org.apache.commons.io.input.BoundedInputStream(stream, at_most)
-                return bytes(utils.toByteArray(stream))
+                schema = reader.getFooter().getFileMetaData().getSchema()
+                converter = jvm.org.apache.spark.sql.execution.datasources.parquet.ParquetToSparkSchemaConverter
+                text = converter(self._session.sessionState().conf()).convert(schema).json()
             finally:
-                stream.close()
+                reader.close()
+        return StructType.fromJson(json.loads(text))
 
     def read_text(self, path: str) -> str:
         """The text of a small UTF-8 file."""
@@ -86,13 +107,8 @@ class Files:
 
     def sha256(self, path: str) -> str:
         """SHA-256 of the content in hex, streamed inside the JVM."""
-        fs, jpath = self._open(path)
-        with _translated(path):
-            stream = fs.open(jpath)
-            try:
-                return str(self._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
-            finally:
-                stream.close()
+        with self._stream(path) as stream:
+            return str(self._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small file, replacing an older one; readers see the old content or the new, never a part."""
@@ -141,11 +157,15 @@ class Files:
         with _translated(path):
             fs.mkdirs(jpath)
 
-    def open_stream(self, path: str) -> Any:
-        """A Java input stream over a file, for the caller to hand to Java code and to close."""
+    @contextmanager
+    def _stream(self, path: str, *, unpack: bool = False) -> Iterator[Any]:
         fs, jpath = self._open(path)
         with _translated(path):
-            return fs.open(jpath)
+            stream = fs.open(jpath)
+            try:
+                yield self._jvm.java.util.zip.GZIPInputStream(stream) if unpack else stream
+            finally:
+                stream.close()
 
     def _open(self, path: str) -> tuple[Any, Any]:
         jpath = self._jvm.org.apache.hadoop.fs.Path(path)

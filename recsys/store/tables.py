@@ -67,6 +67,8 @@ class Table:
     def create(self, spec: TableSpec, properties: Mapping[str, str]) -> None:
         """Make the table, unless it is there already."""
         builder = DeltaTable.createIfNotExists(self._spark).location(self.path).addColumns(spec.schema)
+        # A checkpoint costs ten times what an append to a small table does; reading fifty commits costs little.
+        builder = builder.property("delta.checkpointInterval", "50")
         for key, value in properties.items():
             builder = builder.property(key, value)
         builder.partitionedBy(*spec.partitioned_by).execute()

@@ -1,0 +1,263 @@
+"""What has landed: which files are there, how each is to be read, and what is wrong with one as a whole.
+
+Everything here looks at names, sizes and first lines; the rows are Spark's (`recsys.ratings.parse`).
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from pyspark.sql.types import IntegralType, NumericType, StringType, StructType, TimestampNTZType, TimestampType
+
+from recsys import columns as c
+from recsys.errors import UsageError
+from recsys.ratings.contract import REQUIRED, FileFormat, RatingsContract, Reader
+from recsys.ratings.params import LandingParams
+
+_HEAD_BYTES = 64 * 1024
+_UNREADABLE = 0.1  # share of control and undecodable characters in the head above which a file is not text
+_THREADS = 8  # of the driver, for hashing: the file system waits more than it works
+
+_TYPES = {
+    c.USER_ID: (StringType, IntegralType),
+    c.ITEM_ID: (StringType, IntegralType),
+    c.VALUE: (NumericType,),
+    c.EVENT_TIME: (NumericType, TimestampType, TimestampNTZType),
+    c.EVENT_ID: (StringType, IntegralType),
+}
+
+
+class FileStatus(Protocol):
+    """What a listing says of one file."""
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+    @property
+    def size(self) -> int: ...  # noqa: D102
+    @property
+    def modified_ms(self) -> int: ...  # noqa: D102
+
+
+class FileSystem(Protocol):
+    """The part of `recsys.store.files.Files` that landing needs."""
+
+    def is_folder(self, path: str) -> bool: ...  # noqa: D102
+    def list_files(self, folder: str, *, recursive: bool = False) -> Iterator[FileStatus]: ...  # noqa: D102
+    def head(self, path: str, n_bytes: int, *, unpack: bool = False) -> bytes: ...  # noqa: D102
+    def sha256(self, path: str) -> str: ...  # noqa: D102
+    def unpacked_size(self, path: str, at_most: int) -> int: ...  # noqa: D102
+    def parquet_schema(self, path: str) -> StructType: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a whole file. A readable text goes to quarantine line by line, anything else as one row."""
+
+    rule: str
+    reason: str
+    by_line: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file is read. Files with equal layouts are read in one scan.
+
+    Attributes:
+        reader: kind of file.
+        n_fields: fields of a line (csv, fields).
+        places: our column → place of its field (csv, fields) or its name and Spark type (parquet).
+        delimiter: between fields.
+        header: the first line, which is not a rating (csv).
+    """
+
+    reader: Reader
+    n_fields: int = 0
+    places: tuple[tuple[str, int], ...] = ()
+    names: tuple[tuple[str, str, str], ...] = ()
+    delimiter: str = ""
+    header: str = ""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A file that is there: its name below the landing folder, path, size in bytes, modification time."""
+
+    source: str
+    path: str
+    size: int
+    modified_ms: int
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """A file that was looked into. ``checksum`` is empty when it could not be read."""
+
+    arrival: Arrival
+    format: str
+    checksum: str
+    layout: Layout | None
+    fault: Fault | None = None
+
+    @property
+    def source(self) -> str:
+        """Name below the landing folder."""
+        return self.arrival.source
+
+
+def list_arrivals(files: FileSystem, folder: str, params: LandingParams, *, now_ms: int) -> list[Arrival]:
+    """Files below the landing folder that are complete, by name.
+
+    Names that start with ``_`` or ``.`` or end with ``.tmp`` or ``._COPYING_``, and whatever is younger than
+    ``settle_seconds``, are still being written.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if not files.is_folder(folder):
+        raise UsageError(f"landing folder '{folder}' does not exist. Create it, or correct the setting landing.path.")
+    latest = now_ms - params.settle_seconds * 1000
+    prefix = f"{folder.rstrip('/')}/"
+    found = []
+    for status in files.list_files(folder, recursive=True):
+        source = status.path.removeprefix(prefix)
+        is_hidden = any(part.startswith(("_", ".")) for part in source.split("/"))
+        if not is_hidden and not source.endswith((".tmp", "._COPYING_")) and status.modified_ms <= latest:
+            found.append(Arrival(source, status.path, status.size, status.modified_ms))
+    return sorted(found, key=lambda arrival: arrival.source)
+
+
+def cut_batches(arrivals: Sequence[Arrival], params: LandingParams) -> Iterator[list[Arrival]]:
+    """Arrivals in their order, cut at ``max_files`` and ``max_bytes``; a file larger than that is alone."""
+    batch: list[Arrival] = []
+    size = 0
+    for arrival in arrivals:
+        if batch and (len(batch) >= params.max_files or size + arrival.size > params.max_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(arrival)
+        size += arrival.size
+    if batch:
+        yield batch
+
+
+def inspect_all(
+    files: FileSystem, arrivals: Iterable[Arrival], contract: RatingsContract, params: LandingParams
+) -> list[LandedFile]:
+    """Look into files, several at a time; each is read once, for its checksum."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda arrival: inspect(files, arrival, contract, params), arrivals))
+
+
+def inspect(files: FileSystem, arrival: Arrival, contract: RatingsContract, params: LandingParams) -> LandedFile:
+    """Find out how a file is to be read, or what is wrong with it.
+
+    The checksum is taken even of a file that is wrong, so that the same content is known again.
+    """
+    known = contract.format_of(arrival.source)
+    ending = known[0].lstrip(".") if known else "unknown"
+    try:
+        checksum = files.sha256(arrival.path)
+    except FileNotFoundError:
+        raise
+    except OSError as err:
+        return LandedFile(arrival, ending, "", None, Fault("unreadable", f"cannot be read: {_short(err)}"))
+    if known is None:
+        endings = ", ".join(contract.formats)
+        return LandedFile(arrival, ending, checksum, None, Fault("unknown_format", f"the ending is not of {endings}"))
+    found = _look_into(files, arrival, known[1], contract, params)
+    layout, fault = (None, found) if isinstance(found, Fault) else found
+    return LandedFile(arrival, ending, checksum, layout, fault)
+
+
+def _look_into(
+    files: FileSystem, arrival: Arrival, file_format: FileFormat, contract: RatingsContract, params: LandingParams
+) -> Fault | tuple[Layout, Fault | None]:
+    is_packed = arrival.source.lower().endswith(".gz")
+    if arrival.size == 0:
+        return Fault("empty_file", "the file has no bytes")
+    if arrival.size > params.max_file_bytes:
+        return Fault("too_large", f"{arrival.size} bytes, allowed are {params.max_file_bytes}")
+    try:
+        if file_format.reader == "parquet":
+            return _layout_of_columns(files.parquet_schema(arrival.path), contract)
+        head = files.head(arrival.path, _HEAD_BYTES, unpack=is_packed)
+        if is_packed and files.unpacked_size(arrival.path, params.max_file_bytes + 1) > params.max_file_bytes:
+            return Fault("too_large", f"more than {params.max_file_bytes} bytes when unpacked")
+    except FileNotFoundError:
+        raise
+    except OSError as err:
+        return Fault("unreadable", f"cannot be read as {file_format.reader}: {_short(err)}")
+    if not head:
+        return Fault("empty_file", "the file has no bytes when unpacked")
+    text = head.decode("utf-8-sig", errors="replace")
+    if _is_binary(text):
+        return Fault("not_text", f"the content is binary; it begins with bytes {head[:8].hex(' ')}")
+    if file_format.reader == "csv":
+        return _layout_of_header(re.split(r"\r\n|\r|\n", text, maxsplit=1)[0], contract)
+    if file_format.reader == "fields":
+        return _layout_of_fields(file_format.fields or (), file_format.delimiter or "", contract)
+    return Layout("json"), None
+
+
+def _is_binary(text: str) -> bool:
+    strange = sum(1 for char in text if char == "\ufffd" or (char < " " and char not in "\t\r\n\f"))
+    return strange > _UNREADABLE * len(text)
+
+
+def _layout_of_header(line: str, contract: RatingsContract) -> tuple[Layout, Fault | None]:
+    names = next(csv.reader([line]), [])
+    layout, fault = _layout_of_fields([name.strip() for name in names], ",", contract)
+    return Layout("csv", layout.n_fields, layout.places, delimiter=",", header=line), fault
+
+
+def _layout_of_fields(names: Sequence[str], delimiter: str, contract: RatingsContract) -> tuple[Layout, Fault | None]:
+    own = {column: name for column in _columns(contract) if (name := _first(contract.columns.of(column), names))}
+    places = tuple((column, names.index(name)) for column, name in own.items())
+    layout = Layout("fields", len(names), places, delimiter=delimiter)
+    twice = sorted(name for name in own.values() if names.count(name) > 1)
+    if twice:
+        return layout, Fault("ambiguous_column", f"the header names {', '.join(twice)} more than once", by_line=True)
+    return layout, _missing(own, names, contract, by_line=True)
+
+
+def _layout_of_columns(schema: StructType, contract: RatingsContract) -> Fault | tuple[Layout, Fault | None]:
+    own = {column: name for column in _columns(contract) if (name := _first(contract.columns.of(column), schema.names))}
+    if fault := _missing(own, schema.names, contract, by_line=False):
+        return fault
+    wrong = [
+        f"{name} is {schema[name].dataType.simpleString()}"
+        for column, name in own.items()
+        if column in _TYPES and not isinstance(schema[name].dataType, _TYPES[column])
+    ]
+    if wrong:
+        return Fault("wrong_type", f"{', '.join(wrong)}. Ask the contract's owner, {contract.owner}")
+    names = tuple((column, name, schema[name].dataType.simpleString()) for column, name in own.items())
+    return Layout("parquet", names=names), None
+
+
+def _missing(own: dict[str, str], names: Sequence[str], contract: RatingsContract, *, by_line: bool) -> Fault | None:
+    missing = [column for column in REQUIRED if column not in own]
+    if not missing:
+        return None
+    found = _clip(", ".join(names)) or "nothing"
+    advice = f"Rename it in the file or map it in the contract (owner: {contract.owner})"
+    return Fault("missing_column", f"no column for {', '.join(missing)} (found: {found}). {advice}", by_line=by_line)
+
+
+def _columns(contract: RatingsContract) -> Iterable[str]:
+    return type(contract.columns).model_fields
+
+
+def _first(candidates: Sequence[str], names: Sequence[str]) -> str | None:
+    return next((name for name in candidates if name in names), None)
+
+
+def _short(err: OSError) -> str:
+    return _clip(str(err).splitlines()[0]) if str(err) else type(err).__name__
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -1,0 +1,112 @@
+"""From lines and columns as they landed to candidate rows: our columns as text, beside the raw row."""
+
+import re
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as sf
+
+from recsys import columns as c
+from recsys.ratings.contract import ColumnNames, RatingsContract
+from recsys.ratings.landing import Fault, Layout
+
+FAULT = "fault"  # struct<rule, reason>: why a row could not be taken apart; null when it could
+_FAULT_TYPE = "struct<rule: string, reason: string>"
+_BROKEN = "_broken"
+
+TEXTS = tuple(ColumnNames.model_fields)
+
+
+def read_source(path: Column, folder: str) -> Column:
+    """Name below the landing folder, from the percent-encoded path that Spark gives with each row."""
+    decoded = sf.url_decode(sf.replace(path, sf.lit("+"), sf.lit("%2B")))
+    below = f"{re.sub(r'^[a-z0-9+.-]+:(//[^/]*)?', '', folder.rstrip('/'))}/"
+    return sf.substring(decoded, sf.locate(below, decoded) + len(below), sf.lit(2**31 - 1))
+
+
+def parse_lines(lines: DataFrame, layout: Layout, fault: Fault | None, contract: RatingsContract) -> DataFrame:
+    """Take lines apart.
+
+    Args:
+        lines: ``source``, ``value``; header lines and empty ones among them.
+        layout: of the file they are from.
+        fault: of the whole file: then no line is taken apart.
+        contract: names of our columns in JSON.
+
+    Returns:
+        Candidate rows: ``source``, ``raw``, ``fault`` and the columns in `TEXTS`, all text.
+    """
+    rows = lines.select(c.SOURCE, sf.make_valid_utf8("value").alias(c.RAW)).where(sf.trim(c.RAW) != "")
+    if fault is not None:
+        return rows.select(c.SOURCE, c.RAW, _fault(fault.rule, sf.lit(fault.reason)).alias(FAULT), *_texts({}))
+    if layout.reader == "csv":
+        # Every line like the header is one: files made by joining files have several, and none is a rating.
+        return _parse_csv(rows.where(sf.col(c.RAW) != layout.header), layout)
+    if layout.reader == "fields":
+        return _parse_fields(rows, layout)
+    return _parse_json(rows, contract)
+
+
+def parse_columns(rows: DataFrame, layout: Layout) -> DataFrame:
+    """Bring the columns of a Parquet file to text; the raw row is the JSON of those columns.
+
+    Args:
+        rows: ``source`` and the file's columns that ``layout`` names.
+        layout: our columns with their names and types in the file.
+    """
+    raw = sf.to_json(sf.struct(*(sf.col(f"`{name}`") for _, name, _ in layout.names)))
+    texts = {column: _to_text(sf.col(f"`{name}`"), kind) for column, name, kind in layout.names}
+    return rows.select(c.SOURCE, raw.alias(c.RAW), _no_fault().alias(FAULT), *_texts(texts))
+
+
+def _to_text(column: Column, kind: str) -> Column:
+    if kind.startswith("timestamp"):
+        return (sf.unix_micros(column.cast("timestamp")).cast("decimal(20, 0)") / 1_000_000).cast("string")
+    return column.cast("string")
+
+
+def _parse_csv(rows: DataFrame, layout: Layout) -> DataFrame:
+    names = [f"_{place}" for place in range(layout.n_fields)]
+    schema = ", ".join(f"{name} STRING" for name in [*names, _BROKEN])
+    options = {"sep": layout.delimiter, "escape": '"', "columnNameOfCorruptRecord": _BROKEN}
+    fields = rows.withColumn("fields", sf.from_csv(c.RAW, schema, options))
+    broken = sf.col(f"fields.{_BROKEN}").isNotNull()
+    reason = sf.lit(f"the line has not the {layout.n_fields} fields of the header")
+    texts = {column: sf.col(f"fields._{place}") for column, place in layout.places}
+    return fields.select(c.SOURCE, c.RAW, sf.when(broken, _fault("broken_line", reason)).alias(FAULT), *_texts(texts))
+
+
+def _parse_fields(rows: DataFrame, layout: Layout) -> DataFrame:
+    fields = rows.withColumn("fields", sf.split(c.RAW, rf"\Q{layout.delimiter}\E", -1))
+    found = sf.size("fields")
+    reason = sf.concat(sf.lit(f"expected {layout.n_fields} fields, found "), found.cast("string"))
+    fault = sf.when(found != layout.n_fields, _fault("broken_line", reason))
+    texts = {column: sf.get("fields", sf.lit(place)) for column, place in layout.places}
+    return fields.select(c.SOURCE, c.RAW, fault.alias(FAULT), *_texts(texts))
+
+
+def _parse_json(rows: DataFrame, contract: RatingsContract) -> DataFrame:
+    # Read as an array of one: of `{…}{…}` or `{…} x` the parser would return the first object and drop the rest.
+    schema = f"array<struct<{', '.join(f'`{name}`: string' for name in contract.columns.all())}>>"
+    objects = rows.withColumn("objects", sf.from_json(sf.concat(sf.lit("["), c.RAW, sf.lit("]")), schema))
+    first = sf.get("objects", sf.lit(0))
+    is_object = (sf.size("objects") == 1) & sf.trim(c.RAW).rlike(r"^\{[\s\S]*\}$") & first.isNotNull()
+    texts = {column: sf.coalesce(*(first.getField(name) for name in contract.columns.of(column))) for column in TEXTS}
+    is_nested = sf.lit(False)
+    for text in texts.values():
+        is_nested = is_nested | sf.coalesce(text.rlike(r"^\s*[\[{]"), sf.lit(False))
+    fault = sf.when(
+        ~sf.coalesce(is_object, sf.lit(False)), _fault("broken_line", sf.lit("the line is not one JSON object"))
+    ).when(is_nested, _fault("nested_value", sf.lit("a column holds an object or an array")))
+    return objects.select(c.SOURCE, c.RAW, fault.alias(FAULT), *_texts(texts))
+
+
+def _texts(found: dict[str, Column]) -> list[Column]:
+    return [found.get(column, sf.lit(None).cast("string")).alias(column) for column in TEXTS]
+
+
+def _fault(rule: str, reason: Column) -> Column:
+    return sf.struct(sf.lit(rule).alias("rule"), reason.alias("reason")).cast(_FAULT_TYPE)
+
+
+def _no_fault() -> Column:
+    return sf.lit(None).cast(_FAULT_TYPE)
