@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,16 +178,30 @@ def test_case_54_a_model_that_cannot_serve_says_why_and_is_not_read(broken: List
         ListModel.from_files(broken.to_files())
 
 
-def test_a_pickled_array_or_other_types_are_not_read_even_with_the_right_hash() -> None:
+class _Payload:
+    """What a pickle can do: runs when it is read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+def _with_trend_file(content: bytes) -> dict[str, bytes]:
+    files = _model().to_files()
+    manifest = json.loads(files["model.json"])
+    del manifest["sha256"]
+    manifest["files"]["trend.npy"] = sha256(content).hexdigest()
+    return {**files, "trend.npy": content, "model.json": list_model._seal(manifest)}
+
+
+def test_a_pickle_is_not_run_and_other_types_are_not_read_even_with_the_right_hash(tmp_path: Path) -> None:
     pickled = BytesIO()
-    np.save(pickled, np.array([{}], dtype=object), allow_pickle=True)
+    np.save(pickled, np.array([_Payload(tmp_path / "ran")], dtype=object), allow_pickle=True)
     doubles = BytesIO()
     np.save(doubles, np.zeros(4))
     for content in (pickled.getvalue(), doubles.getvalue()):
-        files = _model().to_files()
-        manifest = json.loads(files["model.json"])
-        del manifest["sha256"]
-        manifest["files"]["trend.npy"] = sha256(content).hexdigest()
-        forged = {**files, "trend.npy": content, "model.json": list_model._seal(manifest)}
         with pytest.raises(ModelArtifactError, match="does not describe this model"):
-            ListModel.from_files(forged)
+            ListModel.from_files(_with_trend_file(content))
+    assert not (tmp_path / "ran").exists()
