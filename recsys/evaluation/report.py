@@ -193,9 +193,9 @@ def draw_metric_by_activity(
             label=name,
             color=colour,
         )
-    axes.set_xticks(np.arange(len(present)), [f"{_name_bin(b)}\n({(bins == b).sum():,} users)" for b in present])
-    axes.set_xlabel("ratings before the cut-off")
-    axes.set_ylabel(f"mean {metric}")
+    axes.set_xticks(np.arange(len(present)), [f"{_name_bin(b)}\nn = {(bins == b).sum():,}" for b in present])
+    axes.set_xlabel("ratings before the cut-off (n: judged users)")
+    axes.set_ylabel(f"mean {metric}, 95 % interval")
     axes.set_title(f"{metric} by user activity")
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=len(values), frameon=False)
