@@ -14,6 +14,9 @@ _FAULT_TYPE = "struct<rule: string, reason: string>"
 _BROKEN = "_broken"
 
 TEXTS = tuple(ColumnNames.model_fields)
+CANDIDATES = f"{c.SOURCE} STRING, {c.RAW} STRING, {FAULT} {_FAULT_TYPE}, " + ", ".join(
+    f"{name} STRING" for name in TEXTS
+)
 
 
 def read_source(path: Column, folder: str) -> Column:

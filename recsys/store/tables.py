@@ -111,9 +111,9 @@ class Table:
                 return int(metrics["numOutputRows"])
         return None
 
-    def append(self, rows: DataFrame, txn: Txn | None = None) -> None:
+    def append(self, rows: DataFrame, txn: Txn | None = None, options: Mapping[str, str] | None = None) -> None:
         """Add rows in one commit; with a ``txn`` that the table knows already, nothing happens."""
-        writer = rows.write.format("delta").mode("append")
+        writer = rows.write.format("delta").mode("append").options(**(options or {}))
         if txn is not None:
             writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
         writer.save(self.path)
