@@ -9,6 +9,7 @@ Shapes: U users and N ratings in the block, I items, K features (rank, and one m
 (U + 1,); ``items``: int32 (N,); ``w``, ``b``: float32 (N,). Arithmetic is float64 per user, stored as float32.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -23,10 +24,12 @@ _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
 
 def _compiled(kernel: _Kernel) -> _Kernel:
+    # Compiled code is kept beside this file, or in the user's cache when that place is read-only. Inside a zip numba
+    # finds no place, or one that fails on first use: ship the package unpacked, or every process compiles for itself.
     options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
     try:
-        return cast(_Kernel, numba.njit(kernel, cache=True, **options))
-    except RuntimeError:  # a package inside a zip or on a read-only disk has no place for compiled code
+        return cast(_Kernel, numba.njit(kernel, cache=os.path.exists(__file__), **options))
+    except RuntimeError:  # no writable place at all
         return cast(_Kernel, numba.njit(kernel, **options))
 
 

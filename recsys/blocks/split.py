@@ -47,7 +47,7 @@ def split_blocks(
     """
     if half_life_days is not None and as_of_us is None:
         raise ValueError("half_life_days needs as_of_us: the moment from which ages are counted.")
-    cut = partial(_split_row, cutoff=cutoff_us, until=until_us, as_of=as_of_us, half_life_days=half_life_days)
+    cut = partial(split_row, cutoff=cutoff_us, until=until_us, as_of=as_of_us, half_life_days=half_life_days)
     schema = to_arrow_schema(SPLIT_BLOCKS)
 
     def split_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -133,9 +133,10 @@ def age_weights(times: NDArray[np.int64], as_of_us: int, half_life_days: float) 
     return np.exp2(-ages)
 
 
-def _split_row(
+def split_row(
     row: dict[str, Any], *, cutoff: int | None, until: int | None, as_of: int | None, half_life_days: float | None
 ) -> dict[str, Any] | None:
+    """The split row of one row of ``user_blocks``; None when no user is left. Arguments as in ``split_blocks``."""
     offsets = read_array(row[c.OFFSETS], np.int64)
     values = unpack_values(row[c.DICTIONARY], row[c.VALUES])
     items = read_items(row[c.ITEMS], len(values))

@@ -1,0 +1,59 @@
+"""Blocks made the slow way: current ratings by a dictionary, split blocks from a dense matrix."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recsys import columns as c
+from recsys.blocks.codec import pack_items, pack_values
+
+# user, item position, value (None: withdrawn), time, event id
+Event = tuple[str, int, float | None, int, str]
+
+
+def newest_events(events: Iterable[Event]) -> dict[tuple[str, int], Event]:
+    """The newest event of each (user, item) pair, withdrawals included."""
+    newest: dict[tuple[str, int], Event] = {}
+    for event in events:
+        pair = event[:2]
+        if pair not in newest or (event[3], event[4].encode()) > (newest[pair][3], newest[pair][4].encode()):
+            newest[pair] = event
+    return newest
+
+
+def csr(R: NDArray[Any], W: NDArray[Any] | None = None) -> tuple[NDArray[Any], ...]:
+    """offsets, items, values, weights of a dense matrix with NaN where there is no rating."""
+    seen = ~np.isnan(R)
+    users, items = np.nonzero(seen)
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(users, minlength=len(R))))).astype(np.int64)
+    weights = np.ones(len(items), np.float32) if W is None else W[seen].astype(np.float32)
+    return offsets, items.astype(np.int32), R[seen].astype(np.float32), weights
+
+
+def split_rows(R: NDArray[Any], W: NDArray[Any] | None = None, *, users_per_block: int = 5) -> pa.Table:
+    """Rows of split blocks of a dense matrix, users in order, nothing held out; users without ratings stay."""
+    rows = []
+    for block, first in enumerate(range(0, len(R), users_per_block)):
+        own = slice(first, first + users_per_block)
+        offsets, items, values, weights = csr(R[own], None if W is None else W[own])
+        dictionary, codes = pack_values(values)
+        n_users = len(R[own])
+        rows.append(
+            {
+                c.BUCKET: 0,
+                c.BLOCK: block,
+                c.USER_IDS: [str(first + u) for u in range(n_users)],
+                c.OFFSETS: offsets.tobytes(),
+                c.ITEMS: pack_items(items).tobytes(),
+                c.VALUES: codes.tobytes(),
+                c.DICTIONARY: dictionary.tobytes(),
+                c.WEIGHTS: b"" if W is None else weights.tobytes(),
+                c.HELD_OFFSETS: np.zeros(n_users + 1, np.int64).tobytes(),
+                c.HELD_ITEMS: b"",
+                c.HELD_VALUES: b"",
+            }
+        )
+    return pa.Table.from_pylist(rows)
