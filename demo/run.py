@@ -21,7 +21,6 @@ from recsys.config import Settings, load_settings  # noqa: E402
 from recsys.errors import RecsysError  # noqa: E402
 from recsys.evaluation.report import StepReport  # noqa: E402
 from recsys.session import start_session  # noqa: E402
-from recsys.store.registry import preload_mlflow  # noqa: E402
 
 SAMPLE = ROOT / "data" / "movietweetings-100k"
 
@@ -99,7 +98,6 @@ def main(argv: Sequence[str]) -> int:
     try:
         steps = plan_steps(read_sample(SAMPLE), args.refreshes)
         place_catalogue(warehouse)
-        preload_mlflow().join()
         spark = start_session("demo")
         spark.sparkContext.setLogLevel("ERROR")
         context = make_context(spark, demo_settings(warehouse))

@@ -19,6 +19,7 @@ from recsys.als.model import FactorModel
 from recsys.als.policy import Policy
 from recsys.blocks.split import count_events, holdout_start, newest_event, split_blocks
 from recsys.config import Settings
+from recsys.evaluation.baselines import fit_item_means
 from recsys.evaluation.gate import Verdict, decide
 from recsys.evaluation.judge import (
     CANDIDATE,
@@ -35,6 +36,8 @@ from recsys.evaluation.judge import (
 from recsys.evaluation.tune import Slice, choose_ranking
 from recsys.ranking.model import ListModel, popularity_model, trend_model
 from recsys.ranking.params import RankingParams
+
+ITEM_MEAN = "item mean"
 
 Say = Callable[[str], None]
 
@@ -125,12 +128,17 @@ def train(
         n_held = count_held_users(split)
         if n_held == 0 or not known.popularity.any():
             say("no event is older than the holdout: the fit cannot be judged")
-            judgement, sweeps, verdict, factors = None, (), decide([], settings.gate), start.factors
+            judgement, sweeps, verdict, factors = (
+                None,
+                (),
+                decide([], settings.gate, has_champion=champion is not None),
+                start.factors,
+            )
         else:
             say(f"fitting the candidate ({policy.name}: {policy.why})")
             candidate, sweeps = _fit_candidate(split, data, settings, start, known, n_held)
             say("judging it against the champion and popularity")
-            contenders = _contenders(data, settings, candidate, champion, known)
+            contenders = _contenders(split, data, settings, candidate, champion, known)
             judgement = judge(split, contenders, settings.evaluation, n_held_users=n_held)
             verdict = decide(compare(judgement, settings.evaluation), settings.gate, candidate.problems())
             say(str(verdict))
@@ -202,7 +210,12 @@ def _fit_candidate(
 
 
 def _contenders(
-    data: TrainingData, settings: Settings, candidate: ListModel, champion: ListModel | None, known: _Known
+    split: DataFrame,
+    data: TrainingData,
+    settings: Settings,
+    candidate: ListModel,
+    champion: ListModel | None,
+    known: _Known,
 ) -> dict[str, ListModel]:
     """Everybody who is judged, all with what was known when the holdout began."""
     recent = known.trends[settings.evaluation.baseline_half_life_days]
@@ -211,6 +224,8 @@ def _contenders(
         trend = known.trends.get(champion.ranking.trend_half_life_days, candidate.trend)
         found[CHAMPION] = champion.refreshed(data.item_ids, known.popularity, trend, as_of_us=known.as_of_us)
         found[CHAMPION_FACTORS] = found[CHAMPION].factors_only()
+    if settings.als.objective == "explicit":
+        found[ITEM_MEAN] = fit_item_means(split, data.item_ids, as_of_us=known.as_of_us)
     return {
         **found,
         CANDIDATE_FACTORS: candidate.factors_only(),
