@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as sf
 
 from recsys import columns as c
@@ -44,8 +44,8 @@ class Generation:
 
 def read_history(tables: Tables) -> list[Generation]:
     """All publications and rollbacks, oldest first."""
-    rows = tables.generations.read().orderBy(c.SEQUENCE).collect()
-    history = [Generation(**row.asDict()) for row in rows]
+    history = [Generation(**row.asDict()) for row in tables.generations.read().collect()]
+    history.sort(key=lambda entry: entry.sequence)
     return [replace(entry, published_at=entry.published_at.astimezone(UTC)) for entry in history]
 
 
@@ -78,10 +78,12 @@ def write_lists(tables: Tables, generation: int, lists: DataFrame) -> int:
     """
     if generation in {entry.generation for entry in read_history(tables)}:
         raise PublicationError(f"generation {generation} is published and cannot change. Take the next number.")
-    tables.recommendations.replace(lists, f"{c.GENERATION} = {generation}")
-    rows = _lists_of(tables, generation).count()
-    log_event(log, "lists_written", generation=generation, rows=rows)
-    return rows - 1
+    written = Observation()
+    counted = lists.observe(written, sf.count_if(sf.col(c.USER_ID) != c.FALLBACK_USER_ID).alias(c.N_USERS))
+    tables.recommendations.replace(counted, f"{c.GENERATION} = {generation}")
+    n_users = int(written.get[c.N_USERS])
+    log_event(log, "lists_written", generation=generation, users=n_users)
+    return n_users
 
 
 def publish(

@@ -30,6 +30,7 @@ TABLES: Final = "tables"
 MODELS: Final = "models"
 LISTS: Final = "lists"
 
+_LISTINGS: Final = 20  # tries
 _FILE: Final = re.compile(r"(\d{12})\.json")
 _held: "dict[tuple[str, int], Lock]" = {}  # of this process
 
@@ -206,11 +207,7 @@ def check_held() -> None:
 
 def read_holders(files: Files, root: str) -> list[Holder]:
     """Who holds which lock now, dead holders included."""
-    try:
-        found = files.list_files(f"{files.resolve(root)}/locks", recursive=True)
-        folders = sorted({status.path.rpartition("/")[0] for status in found})
-    except FileNotFoundError:
-        return []
+    folders = sorted({path.rpartition("/")[0] for path in _list_paths(files, f"{files.resolve(root)}/locks")})
     latest = [_read_latest(files, folder) for folder in folders]
     return [holder for holder in latest if holder is not None and holder.held]
 
@@ -220,11 +217,20 @@ def _folder(files: Files, root: str, name: str) -> str:
 
 
 def _tokens(files: Files, folder: str) -> list[int]:
-    try:
-        names = [status.path.rpartition("/")[2] for status in files.list_files(folder)]
-    except FileNotFoundError:
-        return []
+    names = [path.rpartition("/")[2] for path in _list_paths(files, folder)]
     return [int(match[1]) for name in names if (match := _FILE.fullmatch(name))]
+
+
+def _list_paths(files: Files, folder: str) -> list[str]:
+    for attempt in range(1, _LISTINGS + 1):
+        try:
+            return [status.path for status in files.list_files(folder, recursive=True)]
+        except FileNotFoundError:
+            break
+        except OSError:  # another contender's draft went away while it was being listed
+            if attempt == _LISTINGS:
+                raise
+    return []
 
 
 def _read_latest(files: Files, folder: str) -> Holder | None:

@@ -14,7 +14,8 @@ from recsys.store.tables import Table, Tables
 
 log = logging.getLogger(__name__)
 
-_VACUUM_GUARD = "spark.databricks.delta.retentionDurationCheck.enabled"
+_GUARD = "spark.databricks.delta.retentionDurationCheck.enabled"
+_LISTING_TASKS = "spark.sql.sources.parallelPartitionDiscovery.parallelism"
 
 
 def drop_old_generations(tables: Tables, keep: int) -> list[int]:
@@ -53,17 +54,27 @@ def join_small_files(spark: SparkSession, tables: Sequence[Table]) -> int:
 
 def vacuum(spark: SparkSession, tables: Sequence[Table], hours: float) -> None:
     """Remove files that no version of the last `hours` refers to. A reader that started longer ago fails."""
-    with _vacuum_guard(spark, hours):
+    with _vacuum_settings(spark, hours):
         for table in tables:
             DeltaTable.forPath(spark, table.path).vacuum(hours)
 
 
 @contextmanager
-def _vacuum_guard(spark: SparkSession, hours: float) -> Iterator[None]:
-    """Delta refuses less than a week unless told that nobody reads for so long; the configuration says so."""
-    before = spark.conf.get(_VACUUM_GUARD, "true")
-    spark.conf.set(_VACUUM_GUARD, "true" if hours >= 168 else "false")
+def _vacuum_settings(spark: SparkSession, hours: float) -> Iterator[None]:
+    """Delta refuses less than a week unless told that nobody reads for so long: the configuration says so.
+
+    It lists folders in as many tasks as Spark discovers partitions with, 10,000 by default, which on few cores takes
+    minutes to do nothing.
+    """
+    wanted = {_GUARD: str(hours >= 168).lower(), _LISTING_TASKS: str(spark.sparkContext.defaultParallelism)}
+    before = {key: spark.conf.get(key, None) for key in wanted}
+    for key, value in wanted.items():
+        spark.conf.set(key, value)
     try:
         yield
     finally:
-        spark.conf.set(_VACUUM_GUARD, before or "true")
+        for key, old in before.items():
+            if old is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, old)
