@@ -28,7 +28,14 @@ from recsys.ratings.items import number_new_items, parse_catalogue
 from recsys.ratings.landing import Arrival, Fault, LandedFile, cut_batches, inspect_all, list_arrivals
 from recsys.ratings.ledger import QUARANTINED, Claim, Counts, Entry, Seen, check_conservation, find_copies, make_entries
 from recsys.ratings.parse import CANDIDATES, parse_columns, parse_lines, read_source
-from recsys.ratings.validate import IS_DUPLICATE, check_rows, is_accepted, is_quarantined, mark_duplicates
+from recsys.ratings.validate import (
+    IS_DUPLICATE,
+    check_rows,
+    exchange_by_bucket,
+    is_accepted,
+    is_quarantined,
+    mark_duplicates,
+)
 from recsys.session import ROOT
 from recsys.store.locks import TABLES
 from recsys.store.pause import pause_at
@@ -37,6 +44,9 @@ from recsys.store.tables import Table, Tables, Txn
 log = logging.getLogger(__name__)
 
 _RATING = schemas.RATINGS.names
+
+# Ledger path → (table identity, version) and what the ledger holds then.
+_ledgers: dict[str, tuple[tuple[str, int], Seen]] = {}
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,8 @@ class Ingestion:
         if (self._tables.ratings.last_txn(self._app) or 0) >= claim.batch:
             events = self._tables.ratings.read().where(sf.col(c.BATCH) == claim.batch)
             return [self._close(claim, events, quarantined=count_batch(self._tables.quarantine, claim.batch))]
+        # Only here can quarantine have rows of a batch before the batch is written, so only here they are looked for.
+        self._tables.quarantine.delete(f"{c.BATCH} = {claim.batch}")
         arrivals = [Arrival(entry.source, self._path(entry), entry.size, entry.modified_ms) for entry in claim.entries]
         return self.take_in([arrival for arrival in arrivals if self._is_unchanged(arrival)], interrupted=claim)
 
@@ -157,7 +169,6 @@ class Ingestion:
         files = self._inspect(arrivals)
         if not files:
             if interrupted:
-                self._clear_quarantine(batch)
                 self._files.delete(self._claim_file)
             return []
         checked, read = self._check_files(files, claimed_us)
@@ -194,9 +205,8 @@ class Ingestion:
         copies = find_copies(files, self.seen)
         while True:
             read = [file for file in files if file.source not in copies and file.layout is not None]
-            checked = mark_duplicates(
-                check_rows(self._read(read), self._contract, now_us=now_us, buckets=self._tables.buckets)
-            )
+            candidates = exchange_by_bucket(self._read(read), self._tables.buckets)
+            checked = mark_duplicates(check_rows(candidates, self._contract, now_us=now_us))
             checked.persist()
             try:
                 return checked, count_rows(checked)
@@ -237,22 +247,7 @@ class Ingestion:
         if claim.counts.quarantined > len(whole):
             rows = checked.where(is_quarantined()).withColumn(c.BATCH, sf.lit(claim.batch).cast("long"))
             parts.append(rows.select(*schemas.QUARANTINE.names))
-        quarantine, txn = self._tables.quarantine, Txn(self._app, claim.batch)
-        if self._clear_quarantine(claim.batch):
-            if parts:
-                quarantine.append(reduce(DataFrame.unionByName, parts))  # the txn is taken by what was cleared
-            return count_batch(quarantine, claim.batch)
-        if not parts:
-            return 0
-        quarantine.append(reduce(DataFrame.unionByName, parts), txn)
-        return quarantine.txn_rows(txn) or 0
-
-    def _clear_quarantine(self, batch: int) -> bool:
-        """Remove what an interrupted run wrote for a batch that starts again; whether it had written anything."""
-        if (self._tables.quarantine.last_txn(self._app) or 0) < batch:
-            return False
-        self._tables.quarantine.delete(f"{c.BATCH} = {batch}")
-        return True
+        return self._tables.quarantine.append(reduce(DataFrame.unionByName, parts)) if parts else 0
 
     def _require_unchanged(self, claim: Claim, arrivals: Sequence[Arrival]) -> None:
         changed = [arrival.source for arrival in arrivals if not self._is_unchanged(arrival)]
@@ -274,19 +269,22 @@ class Ingestion:
         """What follows once a batch's ratings are in the table: items, the check of the counts, the ledger."""
         tables, txn = self._tables, Txn(self._app, claim.batch)
         has_ratings = claim.counts.accepted > 0
-        if has_ratings:
-            tables.items.append(
-                number_new_items(events, tables.items.read(), self._read_catalogue(), batch=claim.batch), txn
-            )
+        new_items = self._append_new_items(events, txn) if has_ratings else 0
         pause_at("ingest:after_items")
-        appended = (tables.ratings.txn_rows(txn) or count_batch(tables.ratings, claim.batch)) if has_ratings else 0
+        appended = (tables.ratings.txn_rows(txn) or 0) if has_ratings else 0
         check_conservation(claim, appended=appended, quarantined=quarantined)
-        tables.ledger.append(make_ledger_rows(self._spark, claim), txn)
+        tables.ledger.append(make_ledger_rows(self._spark, claim))
         pause_at("ingest:after_ledger")
         self._files.delete(self._claim_file)
         self.seen.add(claim.entries)
+        _ledgers[tables.ledger.path] = ((tables.ledger.identity(), tables.ledger.version()), self.seen)
         log_event(log, "batch_closed", batch=claim.batch, files=len(claim.entries), **asdict(claim.counts))
-        return ClosedBatch(claim, (tables.items.txn_rows(txn) or 0) if has_ratings else 0)
+        return ClosedBatch(claim, new_items)
+
+    def _append_new_items(self, events: DataFrame, txn: Txn) -> int:
+        items = self._tables.items
+        items.append(number_new_items(events, items.read(), self._read_catalogue(), batch=txn.version), txn)
+        return items.txn_rows(txn) or 0
 
     def _read_catalogue(self) -> DataFrame | None:
         path = self._settings.landing.catalogue
@@ -400,7 +398,13 @@ def make_ledger_rows(spark: SparkSession, claim: Claim) -> DataFrame:
 
 
 def read_ledger(tables: Tables) -> Seen:
-    """What earlier batches have taken in. A ledger that was lost goes on after the last batch of the ratings."""
+    """What earlier batches have taken in. A ledger that was lost goes on after the last batch of the ratings.
+
+    One process reads a version of the ledger once: a loop that runs every few minutes adds its own entries to it.
+    """
+    state = (tables.ledger.identity(), tables.ledger.version())
+    if tables.ledger.path in _ledgers and _ledgers[tables.ledger.path][0] == state:
+        return _ledgers[tables.ledger.path][1]
     ledger = tables.ledger.read().select(
         c.BATCH,
         c.SOURCE,
@@ -427,9 +431,11 @@ def read_ledger(tables: Tables) -> Seen:
         for row in ledger.collect()
     ]
     seen = Seen(entries)
-    if not entries:
+    if not entries and tables.ratings.version() > 0:
+        log_event(log, "ledger_is_empty_but_ratings_are_not", level=logging.WARNING)
         seen.last_batch = tables.ratings.read().agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0))).collect()[0][0]
         seen.last_accepted_batch = seen.last_batch
+    _ledgers[tables.ledger.path] = (state, seen)
     return seen
 
 
@@ -442,29 +448,49 @@ def bring_blocks_up_to_date(tables: Tables, *, through_batch: int) -> int:
         tables: of the warehouse.
         through_batch: the last batch with ratings.
     """
-    kept = tables.user_blocks.read().groupBy(c.BUCKET).agg(sf.max(c.THROUGH_BATCH), sf.sum(c.N_USERS)).collect()
-    reflected = max((row[1] for row in kept), default=0)
-    if reflected >= through_batch:
+    reflected = find_reflected(tables)
+    if reflected.batch >= through_batch:
         return 0
     version = tables.ratings.version()
-    events = tables.ratings.read_version(version).where(sf.col(c.BATCH) > reflected)
-    touched = sorted(row[0] for row in events.select(c.BUCKET).distinct().collect())
-    where = f"{c.BUCKET} IN ({', '.join(map(str, touched))})"
+    events = tables.ratings.read_version(version).where(sf.col(c.BATCH) > reflected.batch)
+    touched = tables.ratings.partitions_added(c.BUCKET, after=reflected.ratings_version, through=version)
+    if touched is None:
+        touched = {str(row[0]) for row in events.select(c.BUCKET).distinct().collect()}
+    where = f"{c.BUCKET} IN ({', '.join(sorted(touched, key=int))})"
+    before, after = Observation(), Observation()
+    n_users = sf.coalesce(sf.sum(c.N_USERS), sf.lit(0)).alias(c.N_USERS)
+    old = tables.user_blocks.read().where(where).observe(before, n_users) if reflected.batch > 0 else None
     updated = update_blocks(
-        tables.user_blocks.read().where(where) if kept else None,
+        old,
         events,
         tables.items.read(),
         users_per_block=tables.users_per_block,
         through_batch=through_batch,
         ratings_version=version,
     )
-    packed = Observation()
-    tables.user_blocks.replace(updated.observe(packed, sf.sum(c.N_USERS).alias(c.N_USERS)), where)
+    note = {c.THROUGH_BATCH: through_batch, c.RATINGS_VERSION: version}
+    tables.user_blocks.replace(updated.observe(after, n_users), where, note=note)
     pause_at("ingest:after_blocks")
-    before = sum(row[2] for row in kept if row[0] in set(touched))
-    new_users: int = packed.get[c.N_USERS] - before
+    new_users: int = after.get[c.N_USERS] - (before.get[c.N_USERS] if old is not None else 0)
     log_event(log, "blocks_updated", through_batch=through_batch, buckets=len(touched), new_users=new_users)
     return new_users
+
+
+@dataclass(frozen=True)
+class Reflected:
+    """What the user blocks reflect: all ratings through a batch, and the version of the ratings table that has them."""
+
+    batch: int
+    ratings_version: int
+
+
+def find_reflected(tables: Tables) -> Reflected:
+    """Read it from the note of the blocks' latest commit; from the blocks when something else wrote last."""
+    note = tables.user_blocks.last_note()
+    if note is not None:
+        return Reflected(note[c.THROUGH_BATCH], note[c.RATINGS_VERSION])
+    newest = tables.user_blocks.read().agg(sf.max(c.THROUGH_BATCH), sf.max(c.RATINGS_VERSION)).collect()[0]
+    return Reflected(newest[0] or 0, newest[1] or 0)
 
 
 def main(argv: Sequence[str]) -> int:

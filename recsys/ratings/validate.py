@@ -17,14 +17,22 @@ _DAY = r"^\s*\d{4}-\d{2}-\d{2}"  # Spark reads '10:30' as a time of today
 _FURTHEST = 1e12  # seconds; beyond it microseconds leave the range of a timestamp's arithmetic
 
 
-def check_rows(candidates: DataFrame, contract: RatingsContract, *, now_us: int, buckets: int) -> DataFrame:
+def exchange_by_bucket(candidates: DataFrame, buckets: int) -> DataFrame:
+    """Bring the candidates of a bucket together, as duplicates are found and the ratings table is written.
+
+    This comes before the rules: else Spark would plan and compile them once for each format that is read.
+    """
+    bucket = sf.pmod(sf.xxhash64(sf.coalesce(c.USER_ID, c.RAW)), sf.lit(buckets))
+    return candidates.withColumn(c.BUCKET, bucket.cast("int")).repartition(c.BUCKET)
+
+
+def check_rows(candidates: DataFrame, contract: RatingsContract, *, now_us: int) -> DataFrame:
     """Apply every rule to every candidate row.
 
     Args:
-        candidates: as `recsys.ratings.parse` returns them.
+        candidates: as `exchange_by_bucket` returns them.
         contract: ranges and limits.
         now_us: the clock, microseconds since 1970 UTC; the same in a repeated run.
-        buckets: of the ratings table.
 
     Returns:
         ``source``, ``rules`` (the broken ones, empty for a good row), ``reason``, ``raw`` (null for a good row), the
@@ -56,10 +64,10 @@ def check_rows(candidates: DataFrame, contract: RatingsContract, *, now_us: int,
         value.alias(c.VALUE),
         sf.timestamp_micros(micros).alias(c.EVENT_TIME),
         sf.when(~_is_blank(c.EVENT_ID), sf.col(c.EVENT_ID)).alias(c.EVENT_ID),
+        c.BUCKET,
     )
     is_good = sf.size("problems") == 0
     own_id = sf.lpad(sf.lower(sf.hex(sf.xxhash64(c.USER_ID, c.ITEM_ID, c.VALUE, c.EVENT_TIME))), 16, "0")
-    bucket = sf.pmod(sf.xxhash64(sf.when(is_good, sf.col(c.USER_ID)).otherwise(sf.col(c.RAW))), sf.lit(buckets))
     return checked.select(
         c.SOURCE,
         sf.col("problems.rule").alias(c.RULES),
@@ -67,7 +75,7 @@ def check_rows(candidates: DataFrame, contract: RatingsContract, *, now_us: int,
         sf.when(~is_good, sf.col(c.RAW)).alias(c.RAW),
         *(sf.when(is_good, sf.col(name)).alias(name) for name in (c.USER_ID, c.ITEM_ID, c.VALUE, c.EVENT_TIME)),
         sf.when(is_good, sf.coalesce(c.EVENT_ID, own_id)).alias(c.EVENT_ID),
-        bucket.cast("int").alias(c.BUCKET),
+        c.BUCKET,
     )
 
 
@@ -75,13 +83,13 @@ def mark_duplicates(checked: DataFrame) -> DataFrame:
     """Add ``is_duplicate``: the row repeats an event of the same batch.
 
     Of the good rows with one user, item and event id the latest stays, then the highest value, then the one of the
-    file that comes first by name. The rows are exchanged by bucket, as the ratings table wants them written.
+    file that comes first by name.
     """
     same_event = Window.partitionBy(c.BUCKET, c.USER_ID, c.ITEM_ID, c.EVENT_ID).orderBy(
         sf.col(c.EVENT_TIME).desc(), sf.col(c.VALUE).desc_nulls_last(), c.SOURCE
     )
     is_repeated = sf.row_number().over(same_event) > 1
-    return checked.repartition(c.BUCKET).withColumn(IS_DUPLICATE, (sf.size(c.RULES) == 0) & is_repeated)
+    return checked.withColumn(IS_DUPLICATE, (sf.size(c.RULES) == 0) & is_repeated)
 
 
 def is_accepted() -> Column:

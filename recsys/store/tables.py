@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -105,29 +105,62 @@ class Table:
 
     def txn_rows(self, txn: Txn) -> int | None:
         """Rows that one txn's commit wrote, read from the commit itself; None when it is not in the recent log."""
-        for actions in self._commits_newest_first():
+        for version in range(self.version(), -1, -1):
+            actions = self._actions(version)
+            if actions is None:
+                return None
             if any(a.get("txn", {}).get("appId") == txn.app and a["txn"]["version"] == txn.version for a in actions):
-                metrics = next(a["commitInfo"] for a in actions if "commitInfo" in a)["operationMetrics"]
-                return int(metrics["numOutputRows"])
+                return int(self._commit_info(version)["operationMetrics"]["numOutputRows"])
         return None
 
-    def append(self, rows: DataFrame, txn: Txn | None = None, options: Mapping[str, str] | None = None) -> None:
-        """Add rows in one commit; with a ``txn`` that the table knows already, nothing happens."""
+    def append(self, rows: DataFrame, txn: Txn | None = None, options: Mapping[str, str] | None = None) -> int:
+        """Add rows in one commit and return how many; with a ``txn`` that the table knows already, nothing happens.
+
+        Looking a txn up costs Delta the reconstruction of the table's state, about a second: a caller that cannot write
+        twice does without.
+        """
         writer = rows.write.format("delta").mode("append").options(**(options or {}))
         if txn is not None:
             writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
+        before = self.version()
         writer.save(self.path)
+        after = self.version()
+        return 0 if after == before else int(self._commit_info(after)["operationMetrics"]["numOutputRows"])
 
-    def replace(self, rows: DataFrame, where: str, txn: Txn | None = None) -> None:
+    def replace(self, rows: DataFrame, where: str, *, note: Mapping[str, int] | None = None) -> None:
         """Put rows in the place of those that fulfil the SQL condition, in one commit.
+
+        Args:
+            rows: the new rows.
+            where: condition on the old rows.
+            note: numbers that the commit keeps, for `last_note`.
 
         Raises:
             AnalysisException: one of the new rows does not fulfil the condition.
         """
         writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", where)
-        if txn is not None:
-            writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
+        if note is not None:
+            writer = writer.option("userMetadata", json.dumps(dict(note)))
         writer.save(self.path)
+
+    def last_note(self) -> dict[str, int] | None:
+        """The note of the latest commit, None when that has none."""
+        text = self._commit_info(self.version()).get("userMetadata")
+        return None if text is None else json.loads(text)
+
+    def partitions_added(self, column: str, *, after: int, through: int) -> set[str] | None:
+        """Values of the partition column that commits after one version brought rows for, read from the log.
+
+        None when the log does not reach back that far.
+        """
+        found: set[str] = set()
+        for version in range(after + 1, through + 1):
+            actions = self._actions(version)
+            if actions is None:
+                return None
+            adds = (action["add"] for action in actions if "add" in action)
+            found |= {add["partitionValues"][column] for add in adds if add["dataChange"]}
+        return found
 
     def delete(self, where: str) -> None:
         """Remove the rows that fulfil the SQL condition, in one commit."""
@@ -140,13 +173,16 @@ class Table:
         none = jvm.scala.Option.empty()
         return delta_log.update(False, none, none)
 
-    def _commits_newest_first(self) -> Iterator[list[dict[str, Any]]]:
-        for version in range(self.version(), -1, -1):
-            try:
-                text = self._files.read_text(f"{self.path}/_delta_log/{version:020d}.json")
-            except FileNotFoundError:
-                return
-            yield [json.loads(line) for line in text.splitlines()]
+    def _commit_info(self, version: int) -> dict[str, Any]:
+        return next((action["commitInfo"] for action in self._actions(version) or [] if "commitInfo" in action), {})
+
+    def _actions(self, version: int) -> list[dict[str, Any]] | None:
+        """What one commit did, from the log (the Delta protocol's own file); None when that is cleaned up."""
+        try:
+            text = self._files.read_text(f"{self.path}/_delta_log/{version:020d}.json")
+        except FileNotFoundError:
+            return None
+        return [json.loads(line) for line in text.splitlines()]
 
 
 class Tables:
