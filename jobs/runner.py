@@ -30,6 +30,14 @@ log = logging.getLogger(__name__)
 ENVIRONMENTS = ("local", "yarn")
 
 
+@dataclass
+class RunRows:
+    """Rows for `job_runs` of a job and of those it calls: one commit when the outermost has ended, however it ended."""
+
+    depth: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class JobContext:
     """What a job works with."""
@@ -39,6 +47,7 @@ class JobContext:
     tables: Tables
     files: Files
     args: argparse.Namespace = field(default_factory=argparse.Namespace)
+    runs: RunRows = field(default_factory=RunRows)
 
 
 @dataclass(frozen=True)
@@ -157,20 +166,23 @@ def perform(
         RecsysError: as the body raises it, after the run has been recorded.
     """
     started, clock = datetime.now(UTC), time.monotonic()
+    context.runs.depth += 1
     try:
         with hold_locks(context, locks, holder=name):
             result = body(context)
     except Exception as err:
         code = err.exit_code if isinstance(err, RecsysError) else 1
         failed = JobResult(_first_line(err))
+        _add_run(context, name, failed, (type(err).__name__, code), started, time.monotonic() - clock)
         try:
-            _record(context, name, failed, type(err).__name__, code, started, time.monotonic() - clock)
+            _write_runs(context)
         except Exception:
             log.exception("job_run_not_recorded job=%s", name)  # the job's own error matters more
         raise
     seconds = time.monotonic() - clock
-    outcome, code = ("ok", 0) if result.refusal is None else (type(result.refusal).__name__, result.refusal.exit_code)
-    _record(context, name, result, outcome, code, started, seconds)
+    ended = ("ok", 0) if result.refusal is None else (type(result.refusal).__name__, result.refusal.exit_code)
+    _add_run(context, name, result, ended, started, seconds)
+    _write_runs(context)
     log_event(log, "job_done", job=name, seconds=seconds, **result.counts)
     return result
 
@@ -197,8 +209,8 @@ def configure_logging(*, verbose: bool = False) -> None:
     logging.getLogger("jobs").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-def _record(
-    context: JobContext, name: str, result: JobResult, outcome: str, code: int, started: datetime, seconds: float
+def _add_run(
+    context: JobContext, name: str, result: JobResult, ended: tuple[str, int], started: datetime, seconds: float
 ) -> None:
     row = {
         c.RUN_ID: uuid.uuid4().hex,
@@ -208,13 +220,22 @@ def _record(
         c.VERSIONS_OUT: dict(result.versions_out),
         c.COUNTS: {key: int(value) for key, value in result.counts.items()},
         c.DETAILS: json.dumps(dict(result.details)),
-        c.OUTCOME: outcome,
-        c.EXIT_CODE: code,
+        c.OUTCOME: ended[0],
+        c.EXIT_CODE: ended[1],
         c.MESSAGE: result.message,
         c.STARTED_AT: started,
         c.SECONDS: seconds,
     }
-    context.tables.job_runs.append(context.spark.createDataFrame([row], JOB_RUNS))
+    context.runs.rows.append(row)
+
+
+def _write_runs(context: JobContext) -> None:
+    """Commit the rows when the outermost job ends: a turn of the pipeline is one commit, not five."""
+    runs = context.runs
+    runs.depth -= 1
+    if runs.depth == 0:
+        rows, runs.rows = runs.rows, []
+        context.tables.job_runs.append(context.spark.createDataFrame(rows, JOB_RUNS).coalesce(1))
 
 
 def _first_line(err: Exception) -> str:

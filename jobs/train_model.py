@@ -68,6 +68,9 @@ def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) 
     logged = registry.find_fit(key)
     if logged is None:
         training = train(data, context.settings, policy, champion.model if champion else None, say=say)
+        if training is None:
+            why = f"{policy.why}; none is newer than what the champion knows, so no fit could be judged"
+            return TrainReport("fold-in", why, None, False, "no fit", "", 0, {})
         logged = log_training(registry, key, training, context.settings, policy, versions, champion)
     entry = registry.describe(logged)
     report = TrainReport(**{**json.loads(entry.tags[REPORT]), "version": logged})

@@ -64,7 +64,7 @@ class Training:
     Attributes:
         model: the refit on everything if the verdict is to promote, else the candidate as it was judged.
         verdict: the gate's.
-        judgement: None when no event was older than the holdout.
+        judgement: None for a first model when no event was older than the holdout.
         sweeps: of the candidate's fit, with the holdout metric of each.
         n_sweeps: of all fits together, tuning and refit included.
     """
@@ -102,7 +102,7 @@ def train(
     champion: ListModel | None,
     *,
     say: Say = lambda line: None,
-) -> Training:
+) -> Training | None:
     """Fit a candidate, judge it on events that neither it nor the champion was fitted on, and refit if it passed.
 
     Args:
@@ -112,11 +112,15 @@ def train(
         champion: the model to compare with, and for a warm fit to go on from.
         say: told what happens, for people who watch.
 
+    Returns:
+        None when there is a champion and nothing newer than what it knows: no candidate could be compared with it.
+
     Raises:
         NothingToTrainError: there are no ratings.
     """
     newest = newest_event(data.user_blocks)
     cutoff = _choose_cutoff(data, settings, champion)
+    sweeps: tuple[SweepReport, ...] = ()
     if policy.name == "warm" and champion is not None:
         start = _Start(champion.factors.extended_to(len(data.item_ids)), champion.ranking, champion.factor_scale)
     else:
@@ -127,13 +131,10 @@ def train(
         )
         n_held = count_held_users(split)
         if n_held == 0 or not known.popularity.any():
-            say("no event is older than the holdout: the fit cannot be judged")
-            judgement, sweeps, verdict, factors = (
-                None,
-                (),
-                decide([], settings.gate, has_champion=champion is not None),
-                start.factors,
-            )
+            say("no event is held out: a fit cannot be judged")
+            if champion is not None:
+                return None
+            judgement, verdict, factors = None, decide([], settings.gate), start.factors
         else:
             say(f"fitting the candidate ({policy.name}: {policy.why})")
             candidate, sweeps = _fit_candidate(split, data, settings, start, known, n_held)

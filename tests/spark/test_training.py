@@ -8,6 +8,7 @@ from recsys.blocks.codec import to_micros
 from recsys.config import Settings
 from recsys.errors import NothingToTrainError
 from recsys.evaluation.judge import CANDIDATE_FACTORS, CHAMPION_FACTORS
+from recsys.ranking.model import ListModel
 from recsys.training import Training, TrainingData, train
 from tests.worlds import START, Event, item_ids, make_blocks, two_tastes
 
@@ -22,6 +23,12 @@ SETTINGS = Settings.model_validate(
 )
 
 
+def train_judged(data: TrainingData, settings: Settings, policy: Policy, champion: ListModel | None = None) -> Training:
+    training = train(data, settings, policy, champion)
+    assert training is not None
+    return training
+
+
 def data_of(spark: SparkSession, events: list[Event], *, new_share: float = 1.0) -> TrainingData:
     return TrainingData(make_blocks(spark, events, item_ids(N_ITEMS)), item_ids(N_ITEMS), new_share)
 
@@ -34,7 +41,7 @@ def events() -> list[Event]:
 @pytest.fixture(scope="module")
 def first(spark: SparkSession, events: list[Event]) -> Training:
     """A cold training on the older 70 % of the events."""
-    return train(data_of(spark, events[: len(events) * 7 // 10]), SETTINGS, COLD, None)
+    return train_judged(data_of(spark, events[: len(events) * 7 // 10]), SETTINGS, COLD)
 
 
 def test_a_first_model_that_knows_tastes_passes_and_is_refitted_on_everything(
@@ -56,7 +63,7 @@ def test_case_53_a_candidate_that_learned_nothing_is_refused_and_not_refitted(
 ) -> None:
     smothered = SETTINGS.als.model_copy(update={"reg": 1e6})  # all factors shrink to nothing
     settings = SETTINGS.model_copy(update={"als": smothered})
-    training = train(data_of(spark, events, new_share=0.3), settings, WARM, first.model)
+    training = train_judged(data_of(spark, events, new_share=0.3), settings, WARM, first.model)
     assert training.verdict.outcome == "refused"
     assert not training.verdict.promoted
     assert "below the champion's" in str(training.verdict)
@@ -68,7 +75,7 @@ def test_the_holdout_never_begins_before_what_the_champion_was_fitted_on(
 ) -> None:
     # All new events are two; the newest half of them is one rating by one user.
     known = len(events) * 7 // 10
-    training = train(data_of(spark, events[: known + 2], new_share=0.9), SETTINGS, WARM, first.model)
+    training = train_judged(data_of(spark, events[: known + 2], new_share=0.9), SETTINGS, WARM, first.model)
     assert training.judgement is not None
     assert training.judgement.n_users <= 2
     assert CHAMPION_FACTORS in training.judgement.contenders
@@ -86,12 +93,20 @@ def test_the_holdout_never_begins_before_what_the_champion_was_fitted_on(
 )
 def test_next_to_nothing_still_gives_a_first_model(spark: SparkSession, few: list[tuple[str, str]]) -> None:
     rows = [Event(user, item, 8.0, START) for user, item in few]
-    training = train(data_of(spark, rows), SETTINGS, COLD, None)
+    training = train_judged(data_of(spark, rows), SETTINGS, COLD, None)
     assert training.verdict.outcome == "not judged"
     assert training.verdict.promoted
     assert training.model.problems() == ()
     [listed] = training.model.recommend([[("i000", 8.0)]], 3)
     assert "i000" not in [item for item, _ in listed]
+
+
+def test_only_late_events_give_no_fit_because_none_could_be_judged_fairly(
+    spark: SparkSession, first: Training, events: list[Event]
+) -> None:
+    known = events[: len(events) * 7 // 10]
+    late = Event("u0001", "i000", 8.0, START)
+    assert train(data_of(spark, [*known, late], new_share=0.01), SETTINGS, WARM, first.model) is None
 
 
 def test_no_rating_at_all_says_what_is_missing(spark: SparkSession) -> None:
