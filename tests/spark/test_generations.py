@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from recsys import columns as c
 from recsys.config import Settings
 from recsys.errors import PublicationError
-from recsys.schemas import ITEMS, RECOMMENDATIONS
+from recsys.schemas import ITEMS
 from recsys.session import ROOT
 from recsys.store import generations
 from recsys.store.generations import (
@@ -27,37 +27,13 @@ from recsys.store.generations import (
     write_lists,
 )
 from recsys.store.maintenance import drop_old_generations, join_small_files, vacuum
-from recsys.store.tables import SPECS, Tables
-
-Lists = dict[str, list[tuple[str, float, str]]]
+from recsys.store.tables import Tables
+from tests.publications import Lists, frame, have_published, lists_of, make_tables, publish_lists, read_lists
 
 
 @pytest.fixture
 def tables(spark: SparkSession, settings: Settings) -> Tables:
-    """A warehouse with the tables that publication touches."""
-    tables = Tables(spark, settings.warehouse)
-    for table in (tables.recommendations, tables.generations, tables.items):
-        table.create(SPECS[table.name], {})
-    return tables
-
-
-def frame(spark: SparkSession, generation: int, lists: Lists) -> DataFrame:
-    return spark.createDataFrame([(generation, user, items) for user, items in lists.items()], RECOMMENDATIONS)
-
-
-def lists_of(generation: int, users: tuple[str, ...] = ("ann", "bob")) -> Lists:
-    """Lists that tell which generation they are of, and the fallback row."""
-    return {user: [(f"item of {generation}", 1.0, "why")] for user in (c.FALLBACK_USER_ID, *users)}
-
-
-def make(spark: SparkSession, tables: Tables, generation: int, model_version: int = 1) -> Generation:
-    n_users = write_lists(tables, generation, frame(spark, generation, lists_of(generation)))
-    return publish(tables, generation, model_version, {"user_blocks": 3}, n_users, "test")
-
-
-def read_lists(tables: Tables) -> tuple[int, Lists]:
-    pinned, lists = read_generation(tables)
-    return pinned.generation, {row[c.USER_ID]: [tuple(entry) for entry in row[c.ITEMS]] for row in lists.collect()}
+    return make_tables(spark, settings)
 
 
 def test_lists_are_read_once_they_are_published_and_not_before(spark: SparkSession, tables: Tables) -> None:
@@ -76,7 +52,7 @@ def test_lists_are_read_once_they_are_published_and_not_before(spark: SparkSessi
 
 
 def test_a_published_generation_never_changes(spark: SparkSession, tables: Tables) -> None:
-    make(spark, tables, 1)
+    publish_lists(spark, tables, 1)
     with pytest.raises(PublicationError, match="published and cannot change"):
         write_lists(tables, 1, frame(spark, 1, lists_of(9)))
     with pytest.raises(PublicationError, match="published already"):
@@ -144,7 +120,7 @@ write_lists(tables, 2, users.mapInArrow(wait_at_half, RECOMMENDATIONS))
 def test_case_61_lists_killed_half_way_are_never_seen_and_the_rerun_publishes_once(
     spark: SparkSession, tables: Tables, tmp_path: Path
 ) -> None:
-    make(spark, tables, 1)
+    publish_lists(spark, tables, 1)
     half_way = tmp_path / "half way"
     with subprocess.Popen([sys.executable, "-c", KILLED_WRITER, tables.root, str(half_way)], cwd=ROOT) as writer:
         while not half_way.exists():
@@ -154,23 +130,23 @@ def test_case_61_lists_killed_half_way_are_never_seen_and_the_rerun_publishes_on
         writer.kill()
     assert written, "the first half is on disk"
     assert read_lists(tables) == (1, lists_of(1))
-    make(spark, tables, next_generation(tables))
+    publish_lists(spark, tables, next_generation(tables))
     assert read_lists(tables) == (2, lists_of(2))
     assert [entry.generation for entry in read_history(tables)] == [1, 2]
 
 
 def test_case_61_lists_killed_before_they_were_published_are_replaced(spark: SparkSession, tables: Tables) -> None:
-    make(spark, tables, 1)
+    publish_lists(spark, tables, 1)
     write_lists(tables, 2, frame(spark, 2, {"gone": [("x", 1.0, "")], **lists_of(2)}))
     assert read_lists(tables) == (1, lists_of(1))
-    make(spark, tables, next_generation(tables))
+    publish_lists(spark, tables, next_generation(tables))
     assert read_lists(tables) == (2, lists_of(2))
 
 
 def test_case_62_a_reader_sees_one_whole_generation_while_the_next_ones_are_published(
     spark: SparkSession, tables: Tables
 ) -> None:
-    make(spark, tables, 1)
+    publish_lists(spark, tables, 1)
     seen: list[tuple[int, Lists]] = []
     done = threading.Event()
 
@@ -182,7 +158,7 @@ def test_case_62_a_reader_sees_one_whole_generation_while_the_next_ones_are_publ
     reader.start()
     try:
         for generation in (2, 3, 4):
-            make(spark, tables, generation)
+            publish_lists(spark, tables, generation)
     finally:
         done.set()
         reader.join()
@@ -206,8 +182,7 @@ def test_case_63_items_removed_from_the_catalogue_leave_the_lists_that_name_them
 def test_maintenance_keeps_what_a_rollback_can_reach_and_what_is_not_published_yet(
     spark: SparkSession, tables: Tables
 ) -> None:
-    for generation in (1, 2, 3):
-        make(spark, tables, generation)
+    have_published(spark, tables, {1: 1, 2: 1, 3: 1})
     write_lists(tables, 4, frame(spark, 4, lists_of(4)))
     assert drop_old_generations(tables, keep=2) == [1]
     assert drop_old_generations(tables, keep=2) == []
