@@ -80,6 +80,21 @@ def loss(problem: Problem, R: Array, W: Array, X: Array, x_bias: Array, Q: Array
     return float(total + problem.reg * (norms_u + norms_i))
 
 
+def loss_of_pairs(problem: Problem, users: Array, items: Array, values: Array, X: Array, Q: Array) -> float:
+    """The same loss, without weights and biases, from the observed pairs only: for data too large to be dense."""
+    s = np.sum(X[users] * Q[items], axis=1)
+    if problem.objective == "explicit":
+        total = np.sum((values - s) ** 2)
+        evidence = np.ones(len(values))
+    else:
+        p, c = (values > 0).astype(float), problem.alpha * np.abs(values)
+        total = np.sum((1 + c) * (p - s) ** 2 - s**2) + problem.a0 * np.sum((X.T @ X) * (Q.T @ Q))
+        evidence = p
+    n_u, n_i = np.bincount(users, evidence, len(X)), np.bincount(items, evidence, len(Q))
+    norms = n_u**problem.nu @ np.sum(X**2, axis=1) + n_i**problem.nu @ np.sum(Q**2, axis=1)
+    return float(total + problem.reg * norms)
+
+
 def ndcg(scores: Array, seen: NDArray[Any], relevant: NDArray[Any], k: int) -> float:
     """Mean NDCG@k over users with relevant items; seen items are not listed."""
     listed = np.where(seen, -np.inf, scores)

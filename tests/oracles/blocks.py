@@ -1,4 +1,4 @@
-"""Blocks made the slow way: current ratings by a dictionary, split blocks from a dense matrix."""
+"""Blocks made the slow way: current ratings by a dictionary, split blocks from plain arrays."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -33,25 +33,31 @@ def csr(R: NDArray[Any], W: NDArray[Any] | None = None) -> tuple[NDArray[Any], .
     return offsets, items.astype(np.int32), R[seen].astype(np.float32), weights
 
 
-def split_rows(R: NDArray[Any], W: NDArray[Any] | None = None, *, users_per_block: int = 5) -> pa.Table:
-    """Rows of split blocks of a dense matrix, users in order, nothing held out; users without ratings stay."""
+def split_rows(
+    offsets: NDArray[Any],
+    items: NDArray[Any],
+    values: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+    *,
+    users_per_block: int = 5,
+) -> pa.Table:
+    """Rows of split blocks of users in order, nothing held out; users without ratings stay."""
     rows = []
-    for block, first in enumerate(range(0, len(R), users_per_block)):
-        own = slice(first, first + users_per_block)
-        offsets, items, values, weights = csr(R[own], None if W is None else W[own])
-        dictionary, codes = pack_values(values)
-        n_users = len(R[own])
+    for block, first in enumerate(range(0, len(offsets) - 1, users_per_block)):
+        own = offsets[first : first + users_per_block + 1]
+        inside = slice(own[0], own[-1])
+        dictionary, codes = pack_values(values[inside])
         rows.append(
             {
                 c.BUCKET: 0,
                 c.BLOCK: block,
-                c.USER_IDS: [str(first + u) for u in range(n_users)],
-                c.OFFSETS: offsets.tobytes(),
-                c.ITEMS: pack_items(items).tobytes(),
+                c.USER_IDS: [str(first + u) for u in range(len(own) - 1)],
+                c.OFFSETS: (own - own[0]).tobytes(),
+                c.ITEMS: pack_items(items[inside]).tobytes(),
                 c.VALUES: codes.tobytes(),
                 c.DICTIONARY: dictionary.tobytes(),
-                c.WEIGHTS: b"" if W is None else weights.tobytes(),
-                c.HELD_OFFSETS: np.zeros(n_users + 1, np.int64).tobytes(),
+                c.WEIGHTS: b"" if weights is None else weights[inside].tobytes(),
+                c.HELD_OFFSETS: np.zeros(len(own), np.int64).tobytes(),
                 c.HELD_ITEMS: b"",
                 c.HELD_VALUES: b"",
             }

@@ -106,7 +106,7 @@ def movietweetings() -> Data:
 
 
 def generated() -> Data:
-    """Ratings around 3 made by five factors and their mean, with noise 0.1; one in four pairs seen, one in ten of these held out."""
+    """Five factors around 3 with noise 0.1; one in four pairs rated, one in ten of these held out."""
     rng = np.random.default_rng(11)
     truth = 3 + rng.normal(size=(500, 5)) @ rng.normal(size=(5, 200)) / np.sqrt(5)
     users, items = np.nonzero(rng.random(truth.shape) < 0.25)
