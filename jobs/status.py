@@ -112,10 +112,9 @@ def read_models(registry: Registry) -> dict[str, ModelVersion]:
 
 
 def read_runs(tables: Tables, last: int) -> list[dict[str, Any]]:
-    """The last runs of jobs, newest first; this job's own are left out."""
+    """The last runs of jobs, newest first; looking at the status is none."""
     rows = (
         tables.job_runs.read()
-        .where(sf.col(c.JOB) != "status")
         .orderBy(sf.desc(c.STARTED_AT))
         .limit(last)
         .select(c.STARTED_AT, c.JOB, c.OUTCOME, c.EXIT_CODE, c.SECONDS, c.MESSAGE)
@@ -209,10 +208,9 @@ def main(argv: Sequence[str]) -> int:
 
     def body(context: JobContext) -> JobResult:
         status = run(context)
-        print(format_json(status) if context.args.json else format_page(status))
-        return JobResult("")
+        return JobResult(format_json(status) if context.args.json else format_page(status))
 
-    return run_job("status", body, argv, description=__doc__, arguments=add_options)
+    return run_job("status", body, argv, description=__doc__, arguments=add_options, records_itself=True)
 
 
 if __name__ == "__main__":
