@@ -163,7 +163,9 @@ def _format_sources(status: Status) -> list[str]:
 
 
 def _format_blocks(behind: int) -> list[str]:
-    return ["up to date with the ratings" if not behind else f"{behind:,} batches behind. Run ingest_ratings again."]
+    if not behind:
+        return ["up to date with the ratings"]
+    return [f"{behind:,} {'batch' if behind == 1 else 'batches'} behind. Run ingest_ratings again."]
 
 
 def _format_models(status: Status) -> Iterator[str]:
