@@ -64,10 +64,13 @@ def solve_exact(
     f = np.empty(K)
     for u in range(len(offsets) - 1):
         if reg[u] < 0.0:
-            x[u] = 0.0
+            for p in range(K):
+                x[u, p] = 0.0
             continue
-        A[:] = gram
-        v[:] = 0.0
+        for p in range(K):
+            v[p] = 0.0
+            for r in range(K):
+                A[p, r] = gram[p, r]
         for j in range(offsets[u], offsets[u + 1]):
             wj, bj = np.float64(w[j]), np.float64(b[j])
             row = features[items[j]]
@@ -138,31 +141,34 @@ def solve_cg(
     direction = np.empty(K)
     image = np.empty(K)
     for u in range(len(offsets) - 1):
-        if reg[u] < 0.0:
-            x[u] = 0.0
-            continue
         first, last = offsets[u], offsets[u + 1]
-        xu[:] = x[u]
-        _apply(features, gram, first, last, items, w, reg[u], xu, image)
-        residual[:] = -image
-        for j in range(first, last):
-            row = features[items[j]]
+        for p in range(K):
+            xu[p] = x[u, p] if reg[u] >= 0.0 else 0.0
+            residual[p] = 0.0
+        if reg[u] >= 0.0:
+            for j in range(first, last):
+                row = features[items[j]]
+                for p in range(K):
+                    residual[p] += b[j] * row[p]
+            _apply(features, gram, first, last, items, w, reg[u], xu, image)
             for p in range(K):
-                residual[p] += b[j] * row[p]
-        direction[:] = residual
+                residual[p] -= image[p]
+                direction[p] = residual[p]
         size = _dot(residual, residual)
         for _ in range(steps):
             if size < 1e-20:
                 break
             _apply(features, gram, first, last, items, w, reg[u], direction, image)
             step = size / _dot(direction, image)
-            xu += step * direction
-            residual -= step * image
+            for p in range(K):
+                xu[p] += step * direction[p]
+                residual[p] -= step * image[p]
             shrunk = _dot(residual, residual)
-            direction *= shrunk / size
-            direction += residual
+            for p in range(K):
+                direction[p] = residual[p] + shrunk / size * direction[p]
             size = shrunk
-        x[u] = xu
+        for p in range(K):
+            x[u, p] = xu[p]
 
 
 @_compiled

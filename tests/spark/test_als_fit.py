@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from recsys.als.fit import FitResult, fit
 from recsys.als.model import FactorModel, SolvedUsers, initial_model, solve_users
 from recsys.als.params import AlsParams
+from recsys.als.sweep import BlockPasses
 from recsys.errors import NothingToTrainError
 from recsys.schemas import SPLIT_BLOCKS
 from tests.oracles import als as oracle
@@ -86,10 +87,38 @@ def test_the_number_of_partitions_changes_nothing_and_a_repetition_not_a_bit(spa
     fits = [fit(frame(spark, R, W, partitions=n), R.shape[1], params) for n in (1, 2, 7)]
     for other in fits[1:]:
         np.testing.assert_allclose(other.model.item_factors, fits[0].model.item_factors, atol=1e-5)
-    blocks = frame(spark, R, W, partitions=7).cache()
+    blocks = frame(spark, R, W, partitions=2).cache()
     first, again = (fit(blocks, R.shape[1], params).model.item_factors for _ in range(2))
     blocks.unpersist()
     np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("user_solver", ["exact", "cg"])
+def test_users_lost_between_two_passes_are_computed_again(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, user_solver: str
+) -> None:
+    """As when the executor that kept them dies. With cg they hang on the users of all sweeps before."""
+    R, W = some_ratings()
+    params = AlsParams.model_validate({"rank": 3, "item_solver": "cg", "item_steps": 2, "user_solver": user_solver})
+    blocks = frame(spark, R, W).cache()
+    undisturbed = fit(blocks, 10, params, max_sweeps=2)
+    apply_ratings = BlockPasses._apply_ratings
+
+    def lose_users_first(passes: BlockPasses, factors: Any, direction: Array) -> Array:
+        factors.unpersist(blocking=True)
+        return apply_ratings(passes, factors, direction)
+
+    monkeypatch.setattr(BlockPasses, "_apply_ratings", lose_users_first)
+    disturbed = fit(blocks, 10, params, max_sweeps=2)
+    blocks.unpersist()
+    np.testing.assert_array_equal(disturbed.model.item_factors, undisturbed.model.item_factors)
+
+
+def test_a_fit_leaves_nothing_in_the_executors_memory(spark: SparkSession) -> None:
+    R, _ = some_ratings()
+    before = spark.sparkContext._jsc.getPersistentRDDs().size()
+    fit(frame(spark, R), 10, AlsParams(rank=2, sweeps=2, item_solver="cg", user_solver="cg"))
+    assert spark.sparkContext._jsc.getPersistentRDDs().size() == before
 
 
 def test_the_loss_never_rises_from_sweep_to_sweep(spark: SparkSession) -> None:
