@@ -137,6 +137,9 @@ class Ingestion:
         self._app = f"ingest_ratings/{self._tables.ledger.identity()}"
         if not self._files.is_folder(self._folder):
             raise UsageError(f"landing folder '{self._folder}' does not exist. Create it or correct landing.path.")
+        catalogue = context.settings.landing.catalogue
+        if catalogue is not None and not self._files.exists(catalogue):
+            raise UsageError(f"catalogue '{catalogue}' does not exist. Correct landing.catalogue or set it to null.")
         self.seen = read_ledger(self._tables)
 
     def new_batches(self) -> list[list[Arrival]]:
@@ -288,11 +291,7 @@ class Ingestion:
 
     def _read_catalogue(self) -> DataFrame | None:
         path = self._settings.landing.catalogue
-        if path is None:
-            return None
-        if not self._files.exists(path):
-            raise UsageError(f"catalogue '{path}' does not exist. Correct landing.catalogue, or set it to null.")
-        return parse_catalogue(self._spark.read.text(path))
+        return None if path is None else parse_catalogue(self._spark.read.text(path))
 
     def _path(self, entry: Entry) -> str:
         return f"{self._folder}/{entry.source}"

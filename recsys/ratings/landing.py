@@ -13,7 +13,6 @@ from typing import Protocol
 from pyspark.sql.types import IntegralType, NumericType, StringType, StructType, TimestampNTZType, TimestampType
 
 from recsys import columns as c
-from recsys.errors import UsageError
 from recsys.ratings.contract import REQUIRED, FileFormat, RatingsContract, Reader
 from recsys.ratings.params import LandingParams
 
@@ -44,7 +43,6 @@ class FileStatus(Protocol):
 class FileSystem(Protocol):
     """The part of `recsys.store.files.Files` that landing needs."""
 
-    def is_folder(self, path: str) -> bool: ...  # noqa: D102
     def list_files(self, folder: str, *, recursive: bool = False) -> Iterator[FileStatus]: ...  # noqa: D102
     def head(self, path: str, n_bytes: int, *, unpack: bool = False) -> bytes: ...  # noqa: D102
     def sha256(self, path: str) -> str: ...  # noqa: D102
@@ -112,12 +110,7 @@ def list_arrivals(files: FileSystem, folder: str, params: LandingParams, *, now_
 
     Names that start with ``_`` or ``.`` or end with ``.tmp`` or ``._COPYING_``, and whatever is younger than
     ``settle_seconds``, are still being written.
-
-    Raises:
-        UsageError: there is no such folder.
     """
-    if not files.is_folder(folder):
-        raise UsageError(f"landing folder '{folder}' does not exist. Create it, or correct the setting landing.path.")
     latest = now_ms - params.settle_seconds * 1000
     prefix = f"{folder.rstrip('/')}/"
     found = []
