@@ -191,7 +191,7 @@ def _format_lists(status: Status) -> list[str]:
 
 def _format_run(entry: dict[str, Any]) -> str:
     when, seconds = f"{entry[c.STARTED_AT]:%Y-%m-%d %H:%M:%S}", entry[c.SECONDS]
-    return f"{when}  {entry[c.JOB]:<16}{entry[c.OUTCOME]:<10}{seconds:>7.1f} s  {entry[c.MESSAGE][:100]}"
+    return f"{when}  {entry[c.JOB]:<16}{entry[c.OUTCOME]:<24}{seconds:>7.1f} s  {entry[c.MESSAGE][:100]}"
 
 
 def _age(then: datetime, now: datetime) -> str:

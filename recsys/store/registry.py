@@ -39,6 +39,7 @@ VERDICT: Final = "verdict"
 PARENT: Final = "parent_model"  # the champion it was fitted from and judged against, or "none"
 REPLACES: Final = "replaces"  # the champion it took the place of
 ATTEMPT: Final = "attempt."  # + time: one promotion attempt and its outcome
+ORPHAN: Final = "orphan"  # + when it was found: its job died before anything was done with it; see tag_orphans
 WAREHOUSE: Final = "warehouse"
 
 # Values of the verdict tag.
@@ -46,7 +47,6 @@ PENDING: Final = "pending"
 PASSED: Final = "passed"
 REFUSED: Final = "refused"
 ROLLED_BACK: Final = "rolled back"
-ORPHAN: Final = "orphan"  # its job died before a verdict; never served
 
 DATA_FOLDER: Final = "lists"  # name of the data files' folder in the artifact and of its entry in `context.artifacts`
 MODEL_CODE: Final = Path(__file__).resolve().parent.parent / "serving" / "pyfunc_model.py"
@@ -109,7 +109,7 @@ class Registry:
         """Log one fit as a run and register its model; a fit logged before is found, not logged again.
 
         The version is created last and in one step, so a version that exists is complete. What a killed job left
-        unfinished is tagged ``orphan``. Call it under the lock that fits hold.
+        unfinished is tagged (:meth:`tag_orphans`). Call it under the lock that fits hold.
 
         Args:
             files: The model's data files, as :meth:`ListModel.to_files` gives them.
@@ -154,9 +154,10 @@ class Registry:
             return min((int(entry.version) for entry in found), default=None)
 
     def tag_orphans(self) -> list[int]:
-        """Tag what killed jobs left: versions without a verdict or an alias, and runs that never ended.
+        """Tag what killed jobs left: versions that were neither refused nor ever given an alias, runs that never ended.
 
-        Call it under the lock that fits hold, or a fit in progress is taken for an orphan.
+        The tag is for people: what has no alias is not served, and a fit that runs again takes its version up and the
+        tag off. Call it under the lock that fits hold, or a fit in progress is taken for an orphan.
 
         Returns:
             The versions tagged now.
@@ -237,8 +238,10 @@ class Registry:
     def set_challenger(self, version: int) -> None:
         """Name a version as the candidate."""
         with self._calls(f"make version {version} challenger"):
-            self._get_version(version)
+            entry = self._get_version(version)
             self._client.set_registered_model_alias(self.model, "challenger", str(version))
+            if ORPHAN in entry.tags:
+                self._client.delete_model_version_tag(self.model, str(version), ORPHAN)
 
     def promote(self, version: int, expected_champion: int | None) -> int | None:
         """Make a version champion, if the champion still is the one expected.
@@ -438,15 +441,21 @@ class Registry:
 
     def _tag_orphans(self, *, keep: int | None) -> list[int]:
         aliased = {int(version) for version in self._aliases().values()}
-        pending = self._client.search_model_versions(f"name = '{self.model}' and tags.{VERDICT} = '{PENDING}'")
-        versions = sorted({int(entry.version) for entry in pending} - aliased - {keep})
+        versions = sorted(
+            int(entry.version)
+            for entry in self._client.search_model_versions(f"name = '{self.model}'")
+            if entry.tags.get(VERDICT) in (PENDING, PASSED)
+            and not {REPLACES, ORPHAN} & entry.tags.keys()
+            and int(entry.version) not in aliased | {keep}
+        )
+        now = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
         for version in versions:
-            self._client.set_model_version_tag(self.model, str(version), VERDICT, ORPHAN)
+            self._client.set_model_version_tag(self.model, str(version), ORPHAN, now)
         unended = self._client.search_runs(
             [self._experiment_id], f"attributes.status = 'RUNNING' and tags.{WAREHOUSE} = '{_quoted(self._root)}'"
         )
         for run in unended:
-            self._client.set_tag(run.info.run_id, VERDICT, ORPHAN)
+            self._client.set_tag(run.info.run_id, ORPHAN, now)
             self._client.set_terminated(run.info.run_id, "KILLED")
         if versions or unended:
             log_event(log, "orphans_tagged", level=logging.WARNING, versions=versions, runs=len(unended))

@@ -89,7 +89,7 @@ def test_the_page_shows_what_landed_what_is_served_what_ran_and_who_is_at_work()
         "Blocks   1 batch behind. Run ingest_ratings again.",
         "Models   champion   version 3, passed, fitted 2 d ago. ndcg candidate 0.1400",
         "Lists    generation 4 by model version 3 for 1,234 users, rolled back 60 s ago, lists 2 d old (bad lists)",
-        "Runs     2024-03-01 11:00:00  rollback        ok            4.2 s  consumers read generation 4",
+        "Runs     2024-03-01 11:00:00  rollback        ok                          4.2 s  consumers read generation 4",
     ]
     assert lines[8].startswith("Locks    models: train_model (pid 42 on host-a) since 2024-03-01 11:58:00 UTC")
 

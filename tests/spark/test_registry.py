@@ -14,7 +14,7 @@ from recsys.errors import ConcurrentPromotionError, ConfigError, GateRefusedErro
 from recsys.ranking.model import ListModel, trend_model
 from recsys.store import registry as registry_module
 from recsys.store.params import MlflowParams
-from recsys.store.registry import ORPHAN, PASSED, REFUSED, ROLLED_BACK, VERDICT, Registry
+from recsys.store.registry import ORPHAN, PASSED, PENDING, REFUSED, ROLLED_BACK, VERDICT, Registry
 from tests.stores import place_empty_store
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -103,22 +103,31 @@ def test_case_47_a_fit_killed_while_logging_is_logged_once_when_run_again(
     assert log_fit(registry, "k") == 1
     assert registry.versions() == [1]
     runs = registry._client.search_runs([registry._experiment_id])
-    assert sorted((run.info.status, run.data.tags[VERDICT]) for run in runs) == [
-        ("FINISHED", PASSED),
-        ("KILLED", ORPHAN),
-    ]
+    assert sorted((run.info.status, ORPHAN in run.data.tags) for run in runs) == [("FINISHED", False), ("KILLED", True)]
 
 
-def test_case_48_a_version_without_verdict_is_never_served_and_the_next_fit_tags_it(registry: Registry) -> None:
+def test_case_48_a_version_whose_job_died_is_never_served_and_the_next_fit_tags_it(registry: Registry) -> None:
     log_fit(registry, "first")
     registry.promote(1, None)
-    log_fit(registry, "killed", verdict="pending")
+    log_fit(registry, "no-verdict", verdict=PENDING)
+    log_fit(registry, "no-alias")
+    log_fit(registry, "refused", verdict=REFUSED)
     assert (registry.champion, registry.challenger) == (1, None)
     log_fit(registry, "next")
-    assert registry.describe(2).verdict == ORPHAN
-    with pytest.raises(GateRefusedError, match="verdict 'orphan'"):
+    assert [ORPHAN in registry.describe(version).tags for version in registry.versions()] == [0, 1, 1, 0, 0]
+    with pytest.raises(GateRefusedError, match="verdict 'pending'"):
         registry.promote(2, 1)
     assert registry.champion == 1
+
+
+def test_case_48_a_fit_that_runs_again_takes_its_orphan_up(registry: Registry) -> None:
+    log_fit(registry, "killed")
+    assert registry.tag_orphans() == [1]
+    assert registry.tag_orphans() == []
+    registry.set_challenger(log_fit(registry, "killed"))
+    assert registry.versions() == [1]
+    assert ORPHAN not in registry.describe(1).tags
+    registry.promote(1, None)
 
 
 def test_promotion_moves_the_aliases_and_leaves_a_record(registry: Registry) -> None:
