@@ -240,8 +240,7 @@ class Registry:
         with self._calls(f"make version {version} challenger"):
             entry = self._get_version(version)
             self._client.set_registered_model_alias(self.model, "challenger", str(version))
-            if ORPHAN in entry.tags:
-                self._client.delete_model_version_tag(self.model, str(version), ORPHAN)
+            self._adopt(entry)
 
     def promote(self, version: int, expected_champion: int | None) -> int | None:
         """Make a version champion, if the champion still is the one expected.
@@ -266,7 +265,7 @@ class Registry:
             entry = self._get_version(version)
             champion = self.champion
             if champion == version:
-                self._finish_promotion(version)
+                self._finish_promotion(entry)
                 return _int_or_none(entry.tags.get(REPLACES, ""))
             try:
                 self._check_promotion(version, entry.tags, champion, expected_champion)
@@ -279,7 +278,7 @@ class Registry:
             pause_at("promote:before_champion")
             check_held()
             self._client.set_registered_model_alias(self.model, "champion", str(version))
-            self._finish_promotion(version)
+            self._finish_promotion(entry)
             self._record_attempt(version, expected_champion, champion, "promoted")
             log_event(log, "model_promoted", version=version, replaced=champion)
             return champion
@@ -500,9 +499,15 @@ class Registry:
             )
         self.check_model(version)
 
-    def _finish_promotion(self, version: int) -> None:
-        if self.challenger == version:
+    def _finish_promotion(self, entry: Any) -> None:
+        if self.challenger == int(entry.version):
             self._client.delete_registered_model_alias(self.model, "challenger")
+        self._adopt(entry)
+
+    def _adopt(self, entry: Any) -> None:
+        """Take the orphan tag off a version that something is done with."""
+        if ORPHAN in entry.tags:
+            self._client.delete_model_version_tag(self.model, str(entry.version), ORPHAN)
 
     def _record_attempt(self, version: int, expected: int | None, found: int | None, outcome: str) -> None:
         record = {"expected_champion": expected, "found_champion": found, "outcome": outcome}

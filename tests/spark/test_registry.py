@@ -120,14 +120,18 @@ def test_case_48_a_version_whose_job_died_is_never_served_and_the_next_fit_tags_
     assert registry.champion == 1
 
 
-def test_case_48_a_fit_that_runs_again_takes_its_orphan_up(registry: Registry) -> None:
+@pytest.mark.parametrize("take_up", ["set_challenger", "promote"])
+def test_case_48_a_fit_that_runs_again_takes_its_orphan_up(registry: Registry, take_up: str) -> None:
     log_fit(registry, "killed")
     assert registry.tag_orphans() == [1]
     assert registry.tag_orphans() == []
-    registry.set_challenger(log_fit(registry, "killed"))
+    version = log_fit(registry, "killed")
+    if take_up == "promote":
+        registry.promote(version, None)
+    else:
+        registry.set_challenger(version)
     assert registry.versions() == [1]
     assert ORPHAN not in registry.describe(1).tags
-    registry.promote(1, None)
 
 
 def test_promotion_moves_the_aliases_and_leaves_a_record(registry: Registry) -> None:
