@@ -13,6 +13,7 @@ from functools import reduce
 from urllib.parse import unquote
 
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.types import LongType, StructField, StructType, TimestampType
@@ -209,8 +210,7 @@ class Ingestion:
         while True:
             read = [file for file in files if file.source not in copies and file.layout is not None]
             candidates = exchange_by_bucket(self._read(read), self._tables.buckets)
-            checked = mark_duplicates(check_rows(candidates, self._contract, now_us=now_us))
-            checked.persist()
+            checked = mark_duplicates(check_rows(candidates, self._contract, now_us=now_us)).persist()
             try:
                 return checked, count_rows(checked)
             except Py4JJavaError as err:
@@ -226,7 +226,15 @@ class Ingestion:
             groups.setdefault((file.layout, file.fault), []).append(file)
         if not groups:  # copies, and files that are wrong as a whole
             return self._spark.createDataFrame([], CANDIDATES)
-        return reduce(DataFrame.unionByName, [self._read_group(group) for group in groups.values()])
+        try:
+            return reduce(DataFrame.unionByName, [self._read_group(group) for group in groups.values()])
+        except AnalysisException as err:
+            if err.getCondition() != "PATH_NOT_FOUND":
+                raise
+            raise SourceChangedError(
+                f"a landed file vanished before it was read: {err}. "
+                "Nothing of its batch was accepted. Run the job again."
+            ) from err
 
     def _read_group(self, group: Sequence[LandedFile]) -> DataFrame:
         layout, fault = group[0].layout, group[0].fault

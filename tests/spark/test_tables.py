@@ -1,0 +1,100 @@
+"""Files and tables: what must be atomic is, and what a commit says is read back."""
+
+import gzip
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from recsys.schemas import ITEMS
+from recsys.store.files import Files
+from recsys.store.params import WarehouseParams
+from recsys.store.tables import SPECS, Table, Tables, Txn
+
+
+def rows(spark: SparkSession, batch: int, *ids: str) -> DataFrame:
+    return spark.createDataFrame([(name, n, None, None, True, batch) for n, name in enumerate(ids)], ITEMS).coalesce(1)
+
+
+@pytest.fixture
+def items(spark: SparkSession, tmp_path: Path) -> Table:
+    table = Table(spark, Files(spark), "items", f"file:{tmp_path}/items")
+    table.create(SPECS["items"], {"recsys.buckets": "3"})
+    return table
+
+
+def test_of_many_who_create_one_file_exactly_one_succeeds_and_its_content_stays(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    files = Files(spark)
+    path = files.resolve(f"{tmp_path}/locks/a b%[1].json")
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: files.create(path, f"{n}".encode()), range(8)))
+    assert sum(won) == 1
+    assert files.read_text(path) == str(won.index(True))
+    files.write(path, b"other")
+    assert files.read_text(path) == "other"
+    assert [status.path for status in files.list_files(f"{tmp_path}/locks")] == [path]  # no drafts are left
+
+
+def test_files_are_measured_and_their_absence_is_an_error_of_python(spark: SparkSession, tmp_path: Path) -> None:
+    files = Files(spark)
+    packed = tmp_path / "a.gz"
+    packed.write_bytes(gzip.compress(b"abc" * 100))
+    assert files.sha256(str(tmp_path / "a.gz")) == hashlib.sha256(packed.read_bytes()).hexdigest()
+    assert files.head(str(packed), 4, unpack=True) == b"abca"
+    assert (files.unpacked_size(str(packed), 1000), files.unpacked_size(str(packed), 7)) == (300, 7)
+    packed.write_bytes(packed.read_bytes()[:15])
+    with pytest.raises(OSError, match=r"a\.gz"):
+        files.unpacked_size(str(packed), 1000)
+    for ask in (files.read, files.status, files.sha256, lambda path: list(files.list_files(path))):
+        with pytest.raises(FileNotFoundError):
+            ask(f"{tmp_path}/none")
+    assert not files.delete(f"{tmp_path}/none")
+
+
+def test_a_write_that_is_repeated_with_its_txn_is_made_once(spark: SparkSession, items: Table) -> None:
+    assert items.last_txn("app") is None
+    assert items.append(rows(spark, 1, "a", "b"), Txn("app", 1)) == 2
+    assert items.append(rows(spark, 1, "a", "b"), Txn("app", 1)) == 0
+    assert items.append(rows(spark, 2, "c")) == 1
+    assert (items.version(), items.last_txn("app")) == (2, 1)
+    assert (items.txn_rows(Txn("app", 1)), items.txn_rows(Txn("app", 2))) == (2, None)
+    assert items.read().count() == 3
+    assert items.read_version(1).count() == 2
+
+
+def test_rows_are_replaced_where_the_condition_holds_and_the_commit_keeps_a_note(
+    spark: SparkSession, items: Table
+) -> None:
+    items.append(rows(spark, 1, "a", "b"))
+    items.append(rows(spark, 2, "c"))
+    assert items.last_note() is None
+    items.replace(rows(spark, 1, "d"), "batch = 1", note={"through": 7})
+    assert sorted(row.item_id for row in items.read().collect()) == ["c", "d"]
+    assert items.last_note() == {"through": 7}
+
+
+def test_the_log_says_which_partitions_got_rows(spark: SparkSession, tmp_path: Path) -> None:
+    path = f"{tmp_path}/parts"
+    for bucket in (0, 1, 5):
+        spark.range(1).selectExpr(f"{bucket} AS bucket", "id").write.format("delta").partitionBy("bucket").mode(
+            "append"
+        ).save(path)
+    table = Table(spark, Files(spark), "parts", path)
+    assert table.partitions_added("bucket", after=0, through=2) == {"1", "5"}
+    (tmp_path / "parts/_delta_log/00000000000000000001.json").unlink()
+    assert table.partitions_added("bucket", after=0, through=2) is None
+
+
+def test_a_warehouse_keeps_the_shape_it_was_made_with(
+    spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Tables(spark, WarehouseParams(root=str(tmp_path), buckets=2, users_per_block=7)).open_or_create()
+    again = Tables(spark, WarehouseParams(root=str(tmp_path), buckets=9, users_per_block=7)).open_or_create()
+    assert (made.buckets, again.buckets, again.users_per_block) == (2, 2, 7)
+    assert "warehouse_shape_kept" in caplog.text
+    assert set(again.versions().values()) == {0}
+    assert {path.name for path in tmp_path.iterdir()} == set(SPECS)
