@@ -5,13 +5,14 @@ items' sums from every task (recsys.blocks.partials); nothing about a user is jo
 beside the blocks: a pass leaves one element a block, in the blocks' order and partitions, and a later pass reads both
 by a zip, which moves nothing between tasks and is recomputed from the blocks when a task is retried elsewhere.
 
-Passes run on RDDs of packed blocks and not by ``mapInArrow``: planning a query and starting it costs 0.25 s a pass on
-two cores where this costs 0.08 s (measured, 90,000 ratings), and DataFrames have no zip.
+Passes run on RDDs of packed blocks and not by ``mapInArrow``: planning a query and starting it costs 0.2 to 0.4 s a
+pass on two busy cores where this costs 0.05 to 0.1 s (measured, 90,000 ratings), and DataFrames have no zip.
 
 Limits: a task holds one I x K part of the sums (float32) and shares one broadcast of the factors, the driver a few
 I x K arrays (float64): with 1 M items and 64 factors 256 MB, 256 MB and 2 GB.
 """
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,8 +41,10 @@ from recsys.als.params import AlsParams
 from recsys.blocks.codec import SplitBlock
 from recsys.blocks.partials import Part, sum_parts
 
-# item_solver auto: the items' matrices of one task, float32, beyond which the item half is by conjugate gradient.
-_EXACT_ITEMS_BYTES: Final = 64 * 1024**2
+# item_solver auto: size of the items' matrices of one task (float32) beyond which the item half is by conjugate gradient.
+# Implicit items need two to four passes for it, which is less than bringing 21 MB back from every task costs (measured);
+# explicit items with few ratings need many more.
+_EXACT_ITEMS_BYTES: Final = {"explicit": 64 * 1024**2, "implicit": 16 * 1024**2}
 _CHECKPOINT_SWEEPS: Final = 5
 
 # A packed block, or None at the end of a partition: there a pass leaves its part of the sums.
@@ -261,6 +264,7 @@ def _user_pass(
                 )
                 scalars[1] += s.sum()
                 moment += (y64.T * s) @ y64
+        _settle_worker()
         part: Part = (scalars, gram, moment, residuals)
         yield (*part, matrices) if with_matrices else part
 
@@ -269,7 +273,7 @@ def _user_pass(
 
 def _solves_items_exactly(params: AlsParams, n_items: int) -> bool:
     n_features = params.rank + params.biases
-    small = 4 * n_items * n_features * (n_features + 1) // 2 <= _EXACT_ITEMS_BYTES
+    small = 4 * n_items * n_features * (n_features + 1) // 2 <= _EXACT_ITEMS_BYTES[params.objective]
     return params.item_solver == "exact" or (params.item_solver == "auto" and small)
 
 
@@ -304,6 +308,16 @@ def _unpack(blocks: Iterable[_Packed]) -> Iterator[SplitBlock]:
 
 def _without_start(packed: _Packed) -> tuple[_Packed, None]:
     return packed, None
+
+
+def _settle_worker() -> None:
+    """Keep a worker's garbage collections from searching what imports and kernels left behind.
+
+    PySpark collects after every task, and with numba loaded that takes 80 ms, twenty times a small pass (measured).
+    """
+    if gc.get_freeze_count() == 0:
+        gc.collect()
+        gc.freeze()
 
 
 def _is_part(element: Any) -> bool:
