@@ -41,9 +41,9 @@ from recsys.als.params import AlsParams
 from recsys.blocks.codec import SplitBlock
 from recsys.blocks.partials import Part, sum_parts
 
-# item_solver auto: size of the items' matrices of one task (float32) beyond which the item half is by conjugate gradient.
-# Implicit items need two to four passes for it, which is less than bringing 21 MB back from every task costs (measured);
-# explicit items with few ratings need many more.
+# item_solver auto: size of the items' matrices of one task (float32) beyond which the item half is by conjugate
+# gradient. Implicit items need two to four passes for it, which is less than bringing 21 MB back from every task costs
+# (measured); explicit items with few ratings need many more.
 _EXACT_ITEMS_BYTES: Final = {"explicit": 64 * 1024**2, "implicit": 16 * 1024**2}
 _CHECKPOINT_SWEEPS: Final = 5
 
