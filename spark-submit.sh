@@ -30,6 +30,7 @@ case "$jars" in *'*'*) fail "no Delta jars in .jars/. Run 'make setup' once." ;;
 export PYSPARK_PYTHON="${PYSPARK_PYTHON:-$python}" PYSPARK_DRIVER_PYTHON="$python"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" SPARK_LOCAL_IP="${SPARK_LOCAL_IP:-127.0.0.1}"
 [ ! -x "$root/.jars/java/bin/java" ] || export JAVA_HOME="$root/.jars/java"
+export SPARK_SUBMIT_OPTS="${SPARK_SUBMIT_OPTS:-} -Dlog4j2.configurationFile=file:$root/conf/log4j2.properties"
 for name in OMP OPENBLAS MKL NUMBA; do export "${name}_NUM_THREADS=1"; done
 SPARK_HOME="${SPARK_HOME:-$("$python" -c 'import importlib.util, os; print(os.path.dirname(importlib.util.find_spec("pyspark").origin))')}"
 export SPARK_HOME

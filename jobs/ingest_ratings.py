@@ -503,7 +503,12 @@ def find_reflected(tables: Tables) -> Reflected:
 def main(argv: Sequence[str]) -> int:
     """Run the job from its command line."""
     return run_job(
-        "ingest_ratings", lambda context: run(context).to_result(), argv, description=__doc__ or "", locks=(TABLES,)
+        "ingest_ratings",
+        lambda context: run(context).to_result(),
+        argv,
+        description=__doc__ or "",
+        locks=(TABLES,),
+        makes_tables=True,
     )
 
 

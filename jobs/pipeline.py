@@ -177,7 +177,7 @@ def main(argv: Sequence[str]) -> int:
         print(StepReport.format_header())
         return turn(context, say=print)
 
-    return run_job(NAME, body, argv, description=__doc__, arguments=add_options, records_itself=True)
+    return run_job(NAME, body, argv, description=__doc__, arguments=add_options, records_itself=True, makes_tables=True)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def run_job(
     locks: Sequence[str] = (),
     arguments: Callable[[argparse.ArgumentParser], None] | None = None,
     records_itself: bool = False,
+    makes_tables: bool = False,
 ) -> int:
     """Run one job from its command line and return the exit code the scheduler sees.
 
@@ -82,6 +83,7 @@ def run_job(
         locks: What the job changes; taken in this order, given back at its end.
         arguments: Adds the job's own options.
         records_itself: The body calls :func:`perform` for what it does.
+        makes_tables: A new warehouse is made where there is none; other jobs refuse a mistyped path.
     """
     parser = argument_parser(name, description)
     if arguments is not None:
@@ -89,7 +91,7 @@ def run_job(
     args = parser.parse_args(argv)
     configure_logging(verbose=args.verbose)
     try:
-        context = open_context(name, args)
+        context = open_context(name, args, makes_tables=makes_tables)
         result = body(context) if records_itself else perform(context, name, body, locks=locks)
     except RecsysError as err:
         print(f"error: {err}", file=sys.stderr)
@@ -142,11 +144,21 @@ def read_settings(args: argparse.Namespace) -> Settings:
     return load_settings([conf / "base.yaml", conf / f"{args.env}.yaml", *args.conf], overrides)
 
 
-def open_context(name: str, args: argparse.Namespace) -> JobContext:
-    """Settings, session and tables of a job."""
+def open_context(name: str, args: argparse.Namespace, *, makes_tables: bool) -> JobContext:
+    """Settings, session and tables of a job.
+
+    Raises:
+        ConfigError: see :func:`read_settings`.
+        UsageError: there is no warehouse, and the job is not one that makes it.
+    """
     settings = read_settings(args)  # before the session: a typing error must not cost a JVM
     spark = start_session(name, env=args.env)
     spark.sparkContext.setLogLevel("INFO" if args.verbose else "ERROR")
+    if not makes_tables and not Tables(spark, settings.warehouse).ratings.exists():
+        root = settings.warehouse.root
+        raise UsageError(
+            f"there is no warehouse at '{root}'. Correct warehouse.root, or run ingest_ratings there first."
+        )
     return make_context(spark, settings, args)
 
 
