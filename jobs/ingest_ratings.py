@@ -155,7 +155,7 @@ class Ingestion:
             return []
         claim = Claim.from_json(self._files.read(self._claim_file))
         log_event(log, "interrupted_batch_found", level=logging.WARNING, batch=claim.batch, files=len(claim.entries))
-        if claim.batch <= self.seen.last_batch:  # only the claim file was left
+        if self.seen.has_closed(claim.batch):  # only the claim file was left
             self._files.delete(self._claim_file)
             return []
         if (self._tables.ratings.last_txn(self._app) or 0) >= claim.batch:

@@ -83,6 +83,7 @@ class Seen:
         self._contents: set[tuple[str, str]] = set()
         self._sources: set[str] = set()
         self._landed: dict[str, int] = {}
+        self._closed: set[int] = set()
         self.last_batch = 0
         self.last_accepted_batch = 0
         self.add(entries)
@@ -96,9 +97,14 @@ class Seen:
                 self._arrivals.add((entry.source, entry.size, entry.modified_ms))
             if entry.counts.accepted + entry.counts.duplicate > 0:
                 self._landed[entry.checksum] = entry.counts.landed
+            self._closed.add(entry.batch)
             self.last_batch = max(self.last_batch, entry.batch)
             if entry.counts.accepted > 0:
                 self.last_accepted_batch = max(self.last_accepted_batch, entry.batch)
+
+    def has_closed(self, batch: int) -> bool:
+        """Whether the ledger holds a batch; ``last_batch`` says less where the ledger is empty and ratings are not."""
+        return batch in self._closed
 
     def is_unchanged(self, arrival: Arrival) -> bool:
         """Whether a file is the one of last time, by name, size and time: then it is not even read."""
