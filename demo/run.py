@@ -61,9 +61,9 @@ def run_steps(context: JobContext, steps: Sequence[Sequence[LandingFile]]) -> No
         for file in files:
             file.land(landing)
         progress = Progress(step)
-        turn(context, step=step, say=progress.say)
+        result = turn(context, step=step, say=progress.say)
         progress.clear()
-        print(recorded_turns(context)[-1].format_row(width), flush=True)
+        print(StepReport.from_dict(result.details).format_row(width), flush=True)
 
 
 class Progress:
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the demo; exit codes as those of the jobs."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--warehouse", type=Path, default=ROOT / "demo-warehouse", help="folder for everything")
-    parser.add_argument("--refreshes", type=int, default=6, choices=range(2, 34), metavar="2..33", help="how many")
+    parser.add_argument("--refreshes", type=int, default=5, choices=range(2, 34), metavar="2..33", help="how many")
     args = parser.parse_args(argv)
     warehouse = args.warehouse.resolve()
     configure_logging()

@@ -19,6 +19,7 @@ from recsys.errors import LockedError, RecsysError, UsageError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, RECENT_POPULARITY
 from recsys.evaluation.report import StepReport
 from recsys.store.locks import LISTS, MODELS, TABLES
+from recsys.store.registry import Registry
 
 NAME = "pipeline"
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -33,6 +34,7 @@ def run_once(
     is returned beside the report.
     """
     started = time.monotonic()
+    Registry(context.settings.mlflow, context.tables.root).open_in_background()
     say("ingesting what has landed")
     ingested = perform(context, "ingest_ratings", lambda job: ingest_ratings.run(job).to_result(), locks=(TABLES,))
     trained = perform(context, "train_model", lambda job: train_model.run(job, say=say).to_result(), locks=(MODELS,))

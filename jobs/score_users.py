@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from jobs.runner import JobContext, JobResult, run_job
 from recsys import columns as c
-from recsys.blocks.split import count_events, newest_event, split_blocks
+from recsys.blocks.split import count_events, find_times, split_blocks
 from recsys.errors import PublicationError
 from recsys.ranking.model import ListModel
 from recsys.ranking.score import fallback_row, score_blocks
@@ -66,8 +66,8 @@ def run(context: JobContext, *, reason: str = "score_users", force: bool = False
     )
     lists = score_blocks(split, model, available, generation)
     fallback = context.spark.createDataFrame([fallback_row(model, available, generation)], RECOMMENDATIONS)
-    n_users = write_lists(tables, generation, lists.unionByName(fallback))
-    return ScoreReport(publish(tables, generation, version, versions, n_users, reason), published=True)
+    written = write_lists(tables, generation, lists.unionByName(fallback))
+    return ScoreReport(publish(tables, written, version, versions, reason), published=True)
 
 
 def refresh_model(
@@ -77,7 +77,7 @@ def refresh_model(
     items = tables.items.read_version(versions[tables.items.name])
     rows = items.orderBy(c.POSITION).select(c.ITEM_ID, F.col(c.AVAILABLE)).collect()
     blocks = tables.user_blocks.read_version(versions[tables.user_blocks.name])
-    as_of = newest_event(blocks)
+    as_of = find_times(blocks).newest
     half_life = model.ranking.trend_half_life_days
     counts = count_events(blocks, len(rows), as_of_us=as_of, half_lives_days=[half_life])
     refreshed = model.refreshed(

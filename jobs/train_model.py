@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from pyspark.sql import functions as F
-
 from jobs.runner import JobContext, JobResult, run_job
 from recsys import columns as c
 from recsys.als.policy import Change, Policy, choose_policy
@@ -18,6 +16,7 @@ from recsys.config import Settings
 from recsys.errors import GateRefusedError, NothingToTrainError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, POPULARITY, RECENT_POPULARITY
 from recsys.evaluation.report import draw_learning_curve, draw_metric_by_activity
+from recsys.ingestion import read_ledger
 from recsys.ranking.model import ListModel
 from recsys.session import ROOT
 from recsys.store.locks import MODELS
@@ -106,30 +105,21 @@ def read_training_data(tables: Tables, champion: Champion | None) -> tuple[Train
     """
     versions = {table.name: table.version() for table in (tables.ratings, tables.user_blocks, tables.items)}
     through = champion.through_batch if champion else -1
-    is_new = F.col(c.BATCH) > through
-    [counts] = (
-        tables.ledger.read()
-        .agg(
-            F.sum(c.ACCEPTED).alias("events"),
-            F.sum(F.when(is_new, F.col(c.ACCEPTED))).alias("new_events"),
-            F.max(c.BATCH).alias("batch"),
-        )
-        .collect()
-    )
-    if not counts.events:
+    seen = read_ledger(tables)
+    events, new_events = seen.accepted_after(-1), seen.accepted_after(through)
+    if events == 0:
         raise NothingToTrainError("no rating has been accepted yet. Land rating files and run ingest_ratings first.")
     items = tables.items.read_version(versions[tables.items.name]).select(c.POSITION, c.ITEM_ID, c.BATCH).collect()
     items.sort(key=lambda row: row[0])
-    new_events = counts.new_events or 0
     change = Change(
         champion=champion.model.factors.params if champion else None,
-        known_events=counts.events - new_events,
+        known_events=events - new_events,
         new_events=new_events,
         new_items=sum(row[2] > through for row in items),
     )
     blocks = tables.user_blocks.read_version(versions[tables.user_blocks.name])
-    data = TrainingData(blocks, [row[1] for row in items], new_share=new_events / counts.events)
-    return data, change, {**versions, THROUGH_BATCH: counts.batch}
+    data = TrainingData(blocks, [row[1] for row in items], new_share=new_events / events)
+    return data, change, {**versions, THROUGH_BATCH: seen.last_batch}
 
 
 def fit_key(settings: Settings, policy: Policy, versions: dict[str, int], champion: Champion | None) -> str:

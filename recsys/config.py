@@ -36,8 +36,12 @@ class Settings(Section):
     mlflow: MlflowParams = MlflowParams()
 
     def digest(self) -> str:
-        """Hash that tags a fit with its configuration: 12 hex digits of SHA-256 over all values."""
-        return sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Hash that tags a fit with its configuration: 12 hex digits of SHA-256 over all values that decide a fit.
+
+        Where the tables and MLflow are is not among them: a warehouse may be moved.
+        """
+        decisive = {"als", "policy", "ranking", "evaluation", "gate"}
+        return sha256(self.model_dump_json(include=decisive).encode()).hexdigest()[:12]
 
 
 def load_settings(files: Sequence[Path], overrides: Mapping[str, str] | None = None) -> Settings:

@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame
 from recsys.als.fit import SweepReport, fit
 from recsys.als.model import FactorModel
 from recsys.als.policy import Policy
-from recsys.blocks.split import count_events, holdout_start, newest_event, split_blocks
+from recsys.blocks.split import Timeline, count_events, find_times, split_blocks
 from recsys.config import Settings
 from recsys.evaluation.baselines import fit_item_means
 from recsys.evaluation.gate import Verdict, decide
@@ -118,13 +118,12 @@ def train(
     Raises:
         NothingToTrainError: there are no ratings.
     """
-    newest = newest_event(data.user_blocks)
-    cutoff = _choose_cutoff(data, settings, champion)
+    times, cutoff = _choose_times(data, settings, champion)
     sweeps: tuple[SweepReport, ...] = ()
     if policy.name == "warm" and champion is not None:
         start = _Start(champion.factors.extended_to(len(data.item_ids)), champion.ranking, champion.factor_scale)
     else:
-        start = _tune(data, settings, cutoff, say)
+        start = _tune(data, settings, times, cutoff, say)
     with _cached(_split(data, settings, cutoff)) as split:
         known = _count_known(
             data, cutoff, [start.ranking.trend_half_life_days, settings.evaluation.baseline_half_life_days]
@@ -147,30 +146,35 @@ def train(
                 return Training(candidate, verdict, judgement, sweeps, start.n_sweeps + len(sweeps))
             factors = candidate.factors
     say("refitting on everything")
-    model, refit_sweeps = _refit(data, settings, start, factors, newest)
+    model, refit_sweeps = _refit(data, settings, start, factors, times.newest)
     n_sweeps = start.n_sweeps + len(sweeps) + len(refit_sweeps)
     return Training(model, verdict, judgement, sweeps or refit_sweeps, n_sweeps)
 
 
-def _choose_cutoff(data: TrainingData, settings: Settings, champion: ListModel | None) -> int:
-    """Start of the holdout: never before the newest event that the champion was fitted on."""
+def _choose_times(data: TrainingData, settings: Settings, champion: ListModel | None) -> tuple[Timeline, int]:
+    """Starts of the validation slices, oldest first, and of the holdout.
+
+    The holdout is never before the newest event that the champion was fitted on.
+    """
     evaluation = settings.evaluation
-    if champion is None:
-        return holdout_start(data.user_blocks, evaluation.holdout_share)
-    share = evaluation.refresh_holdout_share * data.new_share
-    return holdout_start(data.user_blocks, share, not_before_us=champion.trained_through_us + 1)
+    share = evaluation.holdout_share if champion is None else evaluation.refresh_holdout_share * data.new_share
+    slices = [
+        evaluation.holdout_share + n * evaluation.validation_share for n in range(evaluation.validation_slices, 0, -1)
+    ]
+    times = find_times(data.user_blocks, [*(slice_ for slice_ in slices if slice_ < 1), share])
+    *begins, cutoff = times.starts
+    if champion is not None:
+        cutoff = max(cutoff, champion.trained_through_us + 1)
+    return Timeline(times.newest, tuple(begins)), cutoff
 
 
-def _tune(data: TrainingData, settings: Settings, cutoff: int, say: Say) -> _Start:
+def _tune(data: TrainingData, settings: Settings, times: Timeline, cutoff: int, say: Say) -> _Start:
     """Fit on what is older than the validation slices, and choose on them how lists are scored.
 
     Without events there, the configured rule is taken as it is.
     """
     evaluation, n_items = settings.evaluation, len(data.item_ids)
-    shares = [
-        evaluation.holdout_share + n * evaluation.validation_share for n in range(evaluation.validation_slices, 0, -1)
-    ]
-    begins = sorted({holdout_start(data.user_blocks, share) for share in shares if share < 1})
+    begins = sorted(set(times.starts))
     bounds = [*(begin for begin in begins if begin < cutoff), cutoff]
     known = [_count_known(data, begin, evaluation.tuned_half_lives_days) for begin in bounds[:-1]]
     if not known or not known[0].popularity.any():

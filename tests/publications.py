@@ -33,8 +33,8 @@ def lists_of(generation: int, users: tuple[str, ...] = ("ann", "bob")) -> Lists:
 
 def publish_lists(spark: SparkSession, tables: Tables, generation: int, model_version: int = 1) -> Generation:
     """Write and publish the lists of a generation."""
-    n_users = write_lists(tables, generation, frame(spark, generation, lists_of(generation)))
-    return publish(tables, generation, model_version, {"user_blocks": 3}, n_users, "test")
+    written = write_lists(tables, generation, frame(spark, generation, lists_of(generation)))
+    return publish(tables, written, model_version, {"user_blocks": 3}, "test")
 
 
 def have_published(spark: SparkSession, tables: Tables, versions: dict[int, int]) -> None:

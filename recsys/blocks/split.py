@@ -1,13 +1,14 @@
 """What one fit, judgement or scoring reads: user blocks cut at a point in time."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -100,31 +101,39 @@ def count_events(
     return counts
 
 
-def newest_event(user_blocks: DataFrame) -> int:
-    """Find the time of the newest current rating, in microseconds (one Spark job).
+@dataclass(frozen=True)
+class Timeline:
+    """When current ratings happened, in microseconds UTC: the newest, and where the newest part of a share starts."""
 
-    Raises:
-        NothingToTrainError: there is no rating.
-    """
-    return _aggregate_times(user_blocks, sf.max(c.EVENT_TIME))
+    newest: int
+    starts: tuple[int, ...]
 
 
-def holdout_start(user_blocks: DataFrame, share: float, not_before_us: int | None = None) -> int:
-    """Find the cut-off that leaves the newest ``share`` of current ratings at or after it (one Spark job).
+def find_times(user_blocks: DataFrame, shares: Sequence[float] = ()) -> Timeline:
+    """Find the newest current rating, and cut-offs that leave the newest ``share`` at or after them (one Spark job).
 
     Ratings of one time are never separated, and above 100,000 ratings the rank is approximate by one in 100,000.
 
     Args:
         user_blocks: rows of ``user_blocks``.
-        share: of all current ratings, between 0 and 1.
-        not_before_us: the cut-off is never before this time, for example what the champion was trained through.
+        shares: of all current ratings, each between 0 and 1.
 
     Raises:
         NothingToTrainError: there is no rating.
     """
-    last_observed = sf.percentile_approx(c.EVENT_TIME, 1.0 - share, _QUANTILE_ACCURACY)
-    start = _aggregate_times(user_blocks, last_observed) + 1
-    return start if not_before_us is None else max(start, not_before_us)
+
+    def times_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for row in iter_rows(batch):
+                values, times = unpack_values(row[c.DICTIONARY], row[c.VALUES]), read_array(row[c.TIMES], np.int64)
+                yield pa.RecordBatch.from_arrays([pa.array(times[~np.isnan(values)])], [c.EVENT_TIME])
+
+    times = user_blocks.select(c.VALUES, c.DICTIONARY, c.TIMES).mapInArrow(times_of, f"{c.EVENT_TIME} LONG")
+    last_observed = [sf.percentile_approx(c.EVENT_TIME, 1.0 - share, _QUANTILE_ACCURACY) for share in shares]
+    [[newest, *before]] = times.agg(sf.max(c.EVENT_TIME), *last_observed).collect()
+    if newest is None:
+        raise NothingToTrainError("user_blocks hold no rating. Ingest ratings first.")
+    return Timeline(int(newest), tuple(int(time) + 1 for time in before))
 
 
 def age_weights(times: NDArray[np.int64], as_of_us: int, half_life_days: float) -> NDArray[np.float64]:
@@ -178,19 +187,3 @@ def _counts(chosen: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np
 
 def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
-
-
-def _aggregate_times(user_blocks: DataFrame, aggregate: Column) -> int:
-    """One aggregate of all current ratings' times (one Spark job)."""
-
-    def times_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for row in iter_rows(batch):
-                values, times = unpack_values(row[c.DICTIONARY], row[c.VALUES]), read_array(row[c.TIMES], np.int64)
-                yield pa.RecordBatch.from_arrays([pa.array(times[~np.isnan(values)])], [c.EVENT_TIME])
-
-    times = user_blocks.select(c.VALUES, c.DICTIONARY, c.TIMES).mapInArrow(times_of, f"{c.EVENT_TIME} LONG")
-    [row] = times.agg(aggregate).collect()
-    if row[0] is None:
-        raise NothingToTrainError("user_blocks hold no rating. Ingest ratings first.")
-    return int(row[0])

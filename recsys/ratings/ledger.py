@@ -84,6 +84,7 @@ class Seen:
         self._sources: set[str] = set()
         self._landed: dict[str, int] = {}
         self._closed: set[int] = set()
+        self._accepted: dict[int, int] = {}
         self.last_batch = 0
         self.last_accepted_batch = 0
         self.add(entries)
@@ -98,6 +99,7 @@ class Seen:
             if entry.counts.accepted + entry.counts.duplicate > 0:
                 self._landed[entry.checksum] = entry.counts.landed
             self._closed.add(entry.batch)
+            self._accepted[entry.batch] = self._accepted.get(entry.batch, 0) + entry.counts.accepted
             self.last_batch = max(self.last_batch, entry.batch)
             if entry.counts.accepted > 0:
                 self.last_accepted_batch = max(self.last_accepted_batch, entry.batch)
@@ -105,6 +107,10 @@ class Seen:
     def has_closed(self, batch: int) -> bool:
         """Whether the ledger holds a batch; ``last_batch`` says less where the ledger is empty and ratings are not."""
         return batch in self._closed
+
+    def accepted_after(self, batch: int) -> int:
+        """Rating events that were accepted in batches after one."""
+        return sum(n for number, n in self._accepted.items() if number > batch)
 
     def is_unchanged(self, arrival: Arrival) -> bool:
         """Whether a file is the one of last time, by name, size and time: then it is not even read."""

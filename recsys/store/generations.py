@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from pyspark.sql import DataFrame, Observation
+from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as sf
 
 from recsys import columns as c
@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 
 PUBLISHED: Final = "published"
 ROLLED_BACK: Final = "rolled back"  # an earlier generation made visible again
+
+_SCORE_AGAIN: Final = "Run score_users again."
+
+# Table path → (table identity, version) and the history it holds.
+_histories: "dict[str, tuple[tuple[str, int], list[Generation]]]" = {}
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,17 @@ class Generation:
 
 
 def read_history(tables: Tables) -> list[Generation]:
-    """All publications and rollbacks, oldest first."""
-    history = [Generation(**row.asDict()) for row in tables.generations.read().collect()]
+    """All publications and rollbacks, oldest first. One process reads a version of the table once."""
+    table = tables.generations
+    state = (table.identity(), table.version())
+    known = _histories.get(table.path)
+    if known is not None and known[0] == state:
+        return list(known[1])
+    history = [Generation(**row.asDict()) for row in table.read_version(state[1]).collect()]
     history.sort(key=lambda entry: entry.sequence)
-    return [replace(entry, published_at=entry.published_at.astimezone(UTC)) for entry in history]
+    history = [replace(entry, published_at=entry.published_at.astimezone(UTC)) for entry in history]
+    _histories[table.path] = (state, history)
+    return list(history)
 
 
 def current(tables: Tables) -> Generation | None:
@@ -60,7 +72,15 @@ def next_generation(tables: Tables) -> int:
     return 1 + max((entry.generation for entry in read_history(tables)), default=0)
 
 
-def write_lists(tables: Tables, generation: int, lists: DataFrame) -> int:
+@dataclass(frozen=True)
+class WrittenLists:
+    """Complete lists that nobody sees yet: what `publish` takes."""
+
+    generation: int
+    n_users: int
+
+
+def write_lists(tables: Tables, generation: int, lists: DataFrame) -> WrittenLists:
     """Write the lists of a generation that is not published yet, in one commit; nobody sees them before `publish`.
 
     What a killed run has left under this number is replaced.
@@ -70,56 +90,52 @@ def write_lists(tables: Tables, generation: int, lists: DataFrame) -> int:
         generation: From `next_generation`.
         lists: A row a user and the fallback row, schema RECOMMENDATIONS.
 
-    Returns:
-        The number of users with a list, the fallback row not counted.
-
     Raises:
-        PublicationError: the generation was published before.
+        PublicationError: the generation was published before; or the fallback row is missing, or scores are not finite
+            numbers, or fewer rows were written than scored: then they cannot be published.
     """
     if generation in {entry.generation for entry in read_history(tables)}:
         raise PublicationError(f"generation {generation} is published and cannot change. Take the next number.")
-    written = Observation()
-    counted = lists.observe(written, sf.count_if(sf.col(c.USER_ID) != c.FALLBACK_USER_ID).alias(c.N_USERS))
-    tables.recommendations.replace(counted, f"{c.GENERATION} = {generation}")
-    n_users = int(written.get[c.N_USERS])
+    scored = Observation()
+    rows = tables.recommendations.replace(lists.observe(scored, *_counts()), f"{c.GENERATION} = {generation}")
+    found = scored.get
+    n_users = rows - found["fallbacks"]
+    _require_complete(generation, found["users"], n_users, found["fallbacks"], found["unservable"], _SCORE_AGAIN)
     log_event(log, "lists_written", generation=generation, users=n_users)
-    return n_users
+    return WrittenLists(generation, n_users)
 
 
 def publish(
-    tables: Tables, generation: int, model_version: int, table_versions: Mapping[str, int], n_users: int, reason: str
+    tables: Tables, lists: WrittenLists, model_version: int, table_versions: Mapping[str, int], reason: str
 ) -> Generation:
     """Make written lists the ones that consumers read. Called under the lock on the lists.
 
     Args:
         tables: The warehouse.
-        generation: The number that `write_lists` wrote.
+        lists: From `write_lists`.
         model_version: Registered version of the model that scored them.
         table_versions: Versions of the tables they were made from.
-        n_users: Users that must have a list, the fallback row not counted.
         reason: Why, for the record.
 
     Raises:
-        PublicationError: lists or the fallback row are missing or hold scores that are not finite, or another job
-            published meanwhile; nothing changes.
+        PublicationError: the generation is published already, or another job published meanwhile; nothing changes.
     """
     history = read_history(tables)
-    if generation in {entry.generation for entry in history}:
-        raise PublicationError(f"generation {generation} is published already. Take the next number.")
-    _check_lists(tables, generation, n_users, advice="Run score_users again.")
+    if lists.generation in {entry.generation for entry in history}:
+        raise PublicationError(f"generation {lists.generation} is published already. Take the next number.")
     pause_at("publish:after_lists")
     entry = Generation(
         _next_sequence(history),
-        generation,
+        lists.generation,
         model_version,
         dict(table_versions),
-        n_users,
+        lists.n_users,
         datetime.now(UTC),
         PUBLISHED,
         reason,
     )
-    _append(tables, entry)
-    log_event(log, "generation_published", generation=generation, model_version=model_version, users=n_users)
+    _append(tables, history, entry)
+    log_event(log, "generation_published", generation=lists.generation, model_version=model_version)
     return entry
 
 
@@ -179,7 +195,7 @@ def rollback(tables: Tables, registry: Registry, to: int | None = None, reason: 
         raise PublicationError("no generation has been published yet: there is nothing to go back to.")
     now = history[-1]
     target = _find_target(history, to, champion=registry.champion)
-    _check_lists(tables, target.generation, target.n_users, advice="Maintenance has dropped it; choose a later one.")
+    _check_lists(tables, target)
     registry.check_model(target.model_version)
     if target.generation != now.generation:
         target = replace(
@@ -189,7 +205,7 @@ def rollback(tables: Tables, registry: Registry, to: int | None = None, reason: 
             state=ROLLED_BACK,
             reason=reason,
         )
-        _append(tables, target)
+        _append(tables, history, target)
         pause_at("rollback:after_lists")
     registry.restore(target.model_version, reason)
     log_event(log, "rolled_back", generation=target.generation, model_version=target.model_version, of=now.generation)
@@ -210,35 +226,48 @@ def _find_target(history: Sequence[Generation], to: int | None, *, champion: int
     return found[-1]
 
 
-def _check_lists(tables: Tables, generation: int, n_users: int, *, advice: str) -> None:
+def _check_lists(tables: Tables, target: Generation) -> None:
+    """Make sure that a generation's lists are still there.
+
+    Raises:
+        PublicationError: they are not, or not all.
+    """
+    [found] = _lists_of(tables, target.generation).agg(*_counts()).collect()
+    advice = "Maintenance has dropped it; choose a later one."
+    _require_complete(target.generation, found.users, target.n_users, found.fallbacks, found.unservable, advice)
+
+
+def _counts() -> list[Column]:
     is_unservable = sf.exists(c.ITEMS, lambda entry: sf.isnan(entry[c.SCORE]) | entry[c.SCORE].isNull())
-    [found] = (
-        _lists_of(tables, generation)
-        .agg(
-            sf.count_if(sf.col(c.USER_ID) != c.FALLBACK_USER_ID).alias("users"),
-            sf.count_if(sf.col(c.USER_ID) == c.FALLBACK_USER_ID).alias("fallbacks"),
-            sf.count_if(is_unservable).alias("unservable"),
-        )
-        .collect()
-    )
-    if (found.users, found.fallbacks, found.unservable) != (n_users, 1, 0):
+    return [
+        sf.count_if(sf.col(c.USER_ID) != c.FALLBACK_USER_ID).alias("users"),
+        sf.count_if(sf.col(c.USER_ID) == c.FALLBACK_USER_ID).alias("fallbacks"),
+        sf.count_if(is_unservable).alias("unservable"),
+    ]
+
+
+def _require_complete(generation: int, users: int, of_users: int, fallbacks: int, unservable: int, advice: str) -> None:
+    if (users, fallbacks, unservable) != (of_users, 1, 0):
         raise PublicationError(
-            f"generation {generation} has lists for {found.users} of {n_users} users, {found.fallbacks} of 1 fallback "
-            f"list, and {found.unservable} lists with scores that are not numbers. Nothing was changed. {advice}"
+            f"generation {generation} has lists for {users} of {of_users} users, {fallbacks} of 1 fallback "
+            f"list, and {unservable} lists with scores that are not numbers. Nothing was changed. {advice}"
         )
 
 
-def _append(tables: Tables, entry: Generation) -> None:
+def _append(tables: Tables, history: list[Generation], entry: Generation) -> None:
     """Move the pointer in one commit, unless another job has moved it since the history was read."""
     check_held()
-    row = tables.generations.read().sparkSession.createDataFrame([asdict(entry)], GENERATIONS)
+    table = tables.generations
+    (identity, version), _ = _histories[table.path]
+    row = table.read().sparkSession.createDataFrame([asdict(entry)], GENERATIONS)
     # The sequence as the transaction's version: of two rows with the same sequence, Delta takes one.
-    tables.generations.append(row, Txn(f"{tables.generations.identity()}:pointer", entry.sequence))
-    found = current(tables)
-    if found is None or (found.sequence, found.generation) != (entry.sequence, entry.generation):
+    if table.append(row, Txn(f"{identity}:pointer", entry.sequence)) == 0:
         raise PublicationError(
-            f"another job published while generation {entry.generation} was being published: now {found}. Run it again."
+            f"another job published while generation {entry.generation} was being published: now {current(tables)}. "
+            "Run it again."
         )
+    if table.version() == version + 1:  # nothing but this row is new
+        _histories[table.path] = ((identity, version + 1), [*history, entry])
 
 
 def _lists_of(tables: Tables, generation: int) -> DataFrame:

@@ -9,9 +9,10 @@ import logging
 import os
 import re
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -54,6 +55,8 @@ LOGGED_MODEL: Final = re.compile(r"models:/(m-[0-9a-f]{32})")
 SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 BATCH_METRICS: Final = 1000  # MLflow's limit of one log_batch call, with parameters 100
 BATCH_PARAMS: Final = 100
+
+_openings: dict[str, threading.Thread] = {}  # by tracking URI; see Registry.open_in_background
 
 
 @dataclass(frozen=True)
@@ -330,7 +333,20 @@ class Registry:
             if (not entries and len(model.item_ids) > len(history)) or not np.isfinite(scores).all():
                 raise ModelArtifactError(f"version {version} gives {entries} for history {history}; it is not served.")
 
+    def open_in_background(self) -> None:
+        """Begin to import MLflow and to open its store, which takes seconds, while the caller does something else.
+
+        What goes wrong is raised by the first call that needs the registry, which tries again.
+        """
+        if self.tracking_uri not in _openings:
+            _openings[self.tracking_uri] = threading.Thread(target=self._open, name="open-registry", daemon=True)
+            _openings[self.tracking_uri].start()
+
     # What the above is made of
+
+    def _open(self) -> None:
+        with suppress(RegistryError), self._calls("open"):
+            self._client.search_registered_models(max_results=1)
 
     @cached_property
     def _client(self) -> Any:
@@ -357,6 +373,9 @@ class Registry:
     @contextmanager
     def _calls(self, doing: str) -> Iterator[None]:
         """Turn what MLflow and its database raise into one clear error."""
+        opening = _openings.get(self.tracking_uri)
+        if opening is not None and opening is not threading.current_thread():
+            opening.join()  # two threads must not make the same database
         import_mlflow()
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError

@@ -2,13 +2,15 @@
 
 import json
 import logging
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql.types import StructType
 
 from recsys import columns as c
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 
 _BUCKETS = "recsys.buckets"
 _USERS_PER_BLOCK = "recsys.usersPerBlock"
+# What a commit's metadata say.
+_MARK = "write"
+_NOTE = "note"
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class Table:
         return None
 
     def append(self, rows: DataFrame, txn: Txn | None = None, options: Mapping[str, str] | None = None) -> int:
-        """Add rows in one commit and return how many; with a ``txn`` that the table knows already, nothing happens.
+        """Add rows in one commit and return how many; none with a ``txn`` that the table knows already.
 
         Looking a txn up costs Delta the reconstruction of the table's state, about a second: a caller that cannot write
         twice does without.
@@ -122,13 +127,10 @@ class Table:
         writer = rows.write.format("delta").mode("append").options(**(options or {}))
         if txn is not None:
             writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
-        before = self.version()
-        writer.save(self.path)
-        after = self.version()
-        return 0 if after == before else int(self._commit_info(after)["operationMetrics"]["numOutputRows"])
+        return self._commit(writer)
 
-    def replace(self, rows: DataFrame, where: str, *, note: Mapping[str, int] | None = None) -> None:
-        """Put rows in the place of those that fulfil the SQL condition, in one commit.
+    def replace(self, rows: DataFrame, where: str, *, note: Mapping[str, int] | None = None) -> int:
+        """Put rows in the place of those that fulfil the SQL condition, in one commit; returns how many are new.
 
         Args:
             rows: the new rows.
@@ -139,14 +141,12 @@ class Table:
             AnalysisException: one of the new rows does not fulfil the condition.
         """
         writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", where)
-        if note is not None:
-            writer = writer.option("userMetadata", json.dumps(dict(note)))
-        writer.save(self.path)
+        return self._commit(writer, {} if note is None else {_NOTE: dict(note)})
 
     def last_note(self) -> dict[str, int] | None:
         """The note of the latest commit, None when that has none."""
         text = self._commit_info(self.version()).get("userMetadata")
-        return None if text is None else json.loads(text)
+        return None if text is None else json.loads(text).get(_NOTE)
 
     def partitions_added(self, column: str, *, after: int, through: int) -> set[str] | None:
         """Values of the partition column that commits after one version brought rows for, read from the log.
@@ -165,6 +165,17 @@ class Table:
     def delete(self, where: str) -> None:
         """Remove the rows that fulfil the SQL condition, in one commit."""
         DeltaTable.forPath(self._spark, self.path).delete(where)
+
+    def _commit(self, writer: DataFrameWriter, metadata: Mapping[str, Any] = MappingProxyType({})) -> int:
+        """Write, and find out from the commit itself how many rows; 0 when Delta knew the txn and made none."""
+        mark = json.dumps({**metadata, _MARK: uuid.uuid4().hex})  # tells it from others' commits that come in between
+        before = self.version()
+        writer.option("userMetadata", mark).save(self.path)
+        for version in range(before + 1, self.version() + 1):
+            info = self._commit_info(version)
+            if info.get("userMetadata") == mark:
+                return int(info["operationMetrics"]["numOutputRows"])
+        return 0
 
     def _snapshot(self) -> Any:
         jvm: Any = self._spark._jvm

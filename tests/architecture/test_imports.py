@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "ranking": BASICS | {"blocks", "als"},
     "evaluation": BASICS | {"blocks", "als", "ranking"},
     "store": BASICS | {"als", "ranking", "evaluation"},
+    "ingestion": BASICS | {"blocks", "ratings", "store", "config", "session"},
     "training": BASICS | {"blocks", "als", "ranking", "evaluation", "config"},
     "serving": {"als", "ranking", "config", "columns", "errors", "params"},
 }

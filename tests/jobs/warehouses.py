@@ -4,14 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as sf
+from pyspark.sql import SparkSession
 
 from jobs.runner import JobContext, make_context
 from recsys.config import Settings
-
-# What a rerun may change: clocks.
-_CLOCKS = {"claimed_at", "modified"}
 
 
 def make_settings(root: Path, folder: Path, /, **sections: dict[str, Any]) -> Settings:
@@ -30,17 +26,3 @@ def copy_warehouse(spark: SparkSession, origin: Path, settings: Settings) -> Job
     """A copy of a warehouse, opened."""
     shutil.copytree(origin, settings.warehouse.root)
     return make_context(spark, settings)
-
-
-def table_hash(rows: DataFrame) -> tuple[int, int]:
-    """Number of rows and the sum of their hashes, whatever their order; clocks left out."""
-    names = [name for name in rows.columns if name not in _CLOCKS]
-    row = rows.agg(sf.count("*"), sf.sum(sf.xxhash64(*names).cast("decimal(38, 0)"))).collect()[0]
-    return int(row[0]), int(row[1] or 0)
-
-
-def ingested_hashes(context: JobContext) -> dict[str, tuple[int, int]]:
-    """What ingestion writes, as hashes."""
-    tables = context.tables
-    written = (tables.ratings, tables.quarantine, tables.ledger, tables.items, tables.user_blocks)
-    return {table.name: table_hash(table.read()) for table in written}

@@ -14,7 +14,7 @@ from pyspark.sql import functions as sf
 from recsys import columns as c
 from recsys.blocks.codec import iter_split_blocks, to_micros
 from recsys.blocks.current import current_ratings
-from recsys.blocks.split import count_events, holdout_start, newest_event, split_blocks
+from recsys.blocks.split import count_events, find_times, split_blocks
 from recsys.blocks.update import update_blocks
 from recsys.errors import NothingToTrainError
 from recsys.schemas import RATINGS, USER_BLOCKS
@@ -105,10 +105,11 @@ def ten_minutes(spark: SparkSession) -> Iterator[DataFrame]:
 
 
 def test_a_share_of_the_newest_ratings_is_held_out(ten_minutes: DataFrame) -> None:
-    assert newest_event(ten_minutes) == to_micros(at(9))
-    start = holdout_start(ten_minutes, 0.3)
+    times = find_times(ten_minutes, [0.3, 0.1])
+    start, later = times.starts
+    assert times.newest == to_micros(at(9))
     assert to_micros(at(6)) < start <= to_micros(at(7))
-    assert holdout_start(ten_minutes, 0.3, to_micros(at(8))) == to_micros(at(8))
+    assert to_micros(at(8)) < later <= to_micros(at(9))
     batches = split_blocks(ten_minutes, cutoff_us=start).toArrow().to_batches()
     blocks = [block for batch in batches for block in iter_split_blocks(batch)]
     assert sum(len(block.items) for block in blocks) == 7
@@ -128,6 +129,4 @@ def test_events_are_counted_by_item_plainly_and_by_age(ten_minutes: DataFrame) -
 def test_without_ratings_there_is_no_time_to_cut_at(spark: SparkSession) -> None:
     nothing = spark.createDataFrame([], USER_BLOCKS)
     with pytest.raises(NothingToTrainError, match="hold no rating"):
-        newest_event(nothing)
-    with pytest.raises(NothingToTrainError, match="hold no rating"):
-        holdout_start(nothing, 0.1)
+        find_times(nothing, [0.1])

@@ -18,6 +18,7 @@ from recsys.store.generations import (
     PUBLISHED,
     ROLLED_BACK,
     Generation,
+    WrittenLists,
     current,
     next_generation,
     publish,
@@ -40,10 +41,11 @@ def test_lists_are_read_once_they_are_published_and_not_before(spark: SparkSessi
     assert (current(tables), next_generation(tables)) == (None, 1)
     with pytest.raises(PublicationError, match="no generation has been published yet"):
         read_generation(tables)
-    assert write_lists(tables, 1, frame(spark, 1, lists_of(1))) == 2
+    written = write_lists(tables, 1, frame(spark, 1, lists_of(1)))
+    assert written == WrittenLists(1, n_users=2)
     assert current(tables) is None
     before = datetime.now(UTC)
-    published = publish(tables, 1, 7, {"user_blocks": 3}, 2, "first")
+    published = publish(tables, written, 7, {"user_blocks": 3}, "first")
     assert published == Generation(1, 1, 7, {"user_blocks": 3}, 2, published.published_at, PUBLISHED, "first")
     assert before <= published.published_at <= datetime.now(UTC)
     assert current(tables) == published
@@ -56,7 +58,7 @@ def test_a_published_generation_never_changes(spark: SparkSession, tables: Table
     with pytest.raises(PublicationError, match="published and cannot change"):
         write_lists(tables, 1, frame(spark, 1, lists_of(9)))
     with pytest.raises(PublicationError, match="published already"):
-        publish(tables, 1, 1, {}, 2, "again")
+        publish(tables, WrittenLists(1, 2), 1, {}, "again")
     assert read_lists(tables) == (1, lists_of(1))
 
 
@@ -65,29 +67,27 @@ def test_incomplete_lists_are_not_published(spark: SparkSession, tables: Tables)
     nobody: Lists = {"ann": [("a", 1.0, "")], "bob": [("a", 1.0, "")]}
     not_a_number: Lists = {**lists_of(1), "bob": [("a", float("nan"), "")]}
     for lists, complaint in (
-        (lists_of(1, users=("ann",)), "lists for 1 of 2 users, 1 of 1 fallback list, and 0 lists"),
         (nobody, "lists for 2 of 2 users, 0 of 1 fallback list"),
         (not_a_number, "and 1 lists with scores that are not numbers"),
     ):
-        write_lists(tables, 1, frame(spark, 1, lists))
         with pytest.raises(PublicationError, match=complaint):
-            publish(tables, 1, 1, {}, 2, "test")
+            write_lists(tables, 1, frame(spark, 1, lists))
     assert current(tables) is None
 
 
 def test_of_two_jobs_that_publish_at_once_the_later_commit_fails(
     spark: SparkSession, tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_lists(tables, 1, frame(spark, 1, lists_of(1)))
-    write_lists(tables, 2, frame(spark, 2, lists_of(2)))
+    ours = write_lists(tables, 1, frame(spark, 1, lists_of(1)))
+    theirs = write_lists(tables, 2, frame(spark, 2, lists_of(2)))
 
     def let_another_publish(point: str) -> None:
         monkeypatch.undo()
-        publish(tables, 2, 1, {}, 2, "the quicker job")
+        publish(tables, theirs, 1, {}, "the quicker job")
 
     monkeypatch.setattr(generations, "pause_at", let_another_publish)
     with pytest.raises(PublicationError, match="another job published"):
-        publish(tables, 1, 1, {}, 2, "the slower job")
+        publish(tables, ours, 1, {}, "the slower job")
     assert [entry.generation for entry in read_history(tables)] == [2]
 
 
@@ -174,8 +174,7 @@ def test_case_63_items_removed_from_the_catalogue_leave_the_lists_that_name_them
     catalogue = [("a", 0, None, None, False, 1), ("b", 1, None, None, True, 1)]
     tables.items.append(spark.createDataFrame(catalogue, ITEMS))
     listed: Lists = {user: [("a", 2.0, "why"), ("b", 1.0, "why")] for user in (c.FALLBACK_USER_ID, "ann")}
-    write_lists(tables, 1, frame(spark, 1, listed))
-    publish(tables, 1, 1, {}, 1, "test")
+    publish(tables, write_lists(tables, 1, frame(spark, 1, listed)), 1, {}, "test")
     assert read_lists(tables) == (1, {user: [("b", 1.0, "why")] for user in listed})
 
 

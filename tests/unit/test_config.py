@@ -71,3 +71,4 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_digest_changes_with_any_value_and_with_nothing_else() -> None:
     assert load_settings([BASE]).digest() == Settings().digest()
     assert load_settings([BASE], {"als.seed": "7"}).digest() != Settings().digest()
+    assert load_settings([BASE], {"warehouse.root": "elsewhere"}).digest() == Settings().digest()

@@ -1,0 +1,439 @@
+"""From landed files to rows: check a batch, and bring ratings, quarantine, items, ledger and user blocks up to date.
+
+Each step of a batch is one commit, and a run that finds a batch half done finishes it: docs/architecture.md, Ingestion.
+The caller holds the tables lock.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
+from functools import reduce
+from urllib.parse import unquote
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as sf
+from pyspark.sql.types import LongType, StructField, StructType, TimestampType
+
+from recsys import columns as c
+from recsys import schemas
+from recsys.blocks.update import update_blocks
+from recsys.config import Settings
+from recsys.errors import DataRejectedError, SourceChangedError, UsageError
+from recsys.events import log_event
+from recsys.ratings.contract import RatingsContract, load_contract
+from recsys.ratings.items import number_new_items, parse_catalogue
+from recsys.ratings.landing import Arrival, Fault, LandedFile, cut_batches, inspect_all, list_arrivals
+from recsys.ratings.ledger import QUARANTINED, Claim, Counts, Entry, Seen, check_conservation, find_copies, make_entries
+from recsys.ratings.parse import CANDIDATES, parse_columns, parse_lines, read_source
+from recsys.ratings.validate import (
+    IS_DUPLICATE,
+    check_rows,
+    exchange_by_bucket,
+    is_accepted,
+    is_quarantined,
+    mark_duplicates,
+)
+from recsys.session import ROOT
+from recsys.store.pause import pause_at
+from recsys.store.tables import Table, Tables, Txn
+
+log = logging.getLogger(__name__)
+
+_RATING = schemas.RATINGS.names
+
+# Ledger path → (table identity, version) and what the ledger holds then.
+_ledgers: dict[str, tuple[tuple[str, int], Seen]] = {}
+
+
+@dataclass(frozen=True)
+class ClosedBatch:
+    """A batch that is completely in the tables."""
+
+    claim: Claim
+    new_items: int
+
+
+class Ingestion:
+    """One run's view of landing folder, contract and ledger, and the steps of a batch."""
+
+    def __init__(self, spark: SparkSession, tables: Tables, settings: Settings) -> None:
+        """Read the contract and the ledger.
+
+        Raises:
+            UsageError: the landing folder or the catalogue does not exist.
+        """
+        self._spark = spark
+        self._tables = tables
+        self._files = tables.files
+        self._settings = settings
+        self._contract: RatingsContract = load_contract(ROOT / settings.contract)
+        self._folder = self._files.resolve(settings.landing.path)
+        self._claim_file = f"{self._tables.root}/claims/ingest_ratings.json"
+        # A ledger that was lost and made again counts its batches afresh: its writes must not pass for repeated ones.
+        self._app = f"ingest_ratings/{self._tables.ledger.identity()}"
+        if not self._files.is_folder(self._folder):
+            raise UsageError(f"landing folder '{self._folder}' does not exist. Create it or correct landing.path.")
+        catalogue = settings.landing.catalogue
+        if catalogue is not None and not self._files.exists(catalogue):
+            raise UsageError(f"catalogue '{catalogue}' does not exist. Correct landing.catalogue or set it to null.")
+        self.seen = read_ledger(self._tables)
+
+    def new_batches(self) -> list[list[Arrival]]:
+        """The files that look new, oldest name first, cut into batches."""
+        landing = self._settings.landing
+        arrivals = list_arrivals(self._files, self._folder, landing, now_ms=int(time.time() * 1000))
+        return list(cut_batches([arrival for arrival in arrivals if not self.seen.is_unchanged(arrival)], landing))
+
+    def finish_interrupted(self) -> list[ClosedBatch]:
+        """Finish the batch that a killed run left open: from the tables if its ratings are there, else its files."""
+        if not self._files.exists(self._claim_file):
+            return []
+        claim = Claim.from_json(self._files.read(self._claim_file))
+        log_event(log, "interrupted_batch_found", level=logging.WARNING, batch=claim.batch, files=len(claim.entries))
+        if self.seen.has_closed(claim.batch):  # only the claim file was left
+            self._files.delete(self._claim_file)
+            return []
+        if (self._tables.ratings.last_txn(self._app) or 0) >= claim.batch:
+            events = self._tables.ratings.read().where(sf.col(c.BATCH) == claim.batch)
+            return [self._close(claim, events, quarantined=count_batch(self._tables.quarantine, claim.batch))]
+        # Only here can quarantine have rows of a batch before the batch is written, so only here they are looked for.
+        self._tables.quarantine.delete(f"{c.BATCH} = {claim.batch}")
+        arrivals = [Arrival(entry.source, self._path(entry), entry.size, entry.modified_ms) for entry in claim.entries]
+        return self.take_in([arrival for arrival in arrivals if self._is_unchanged(arrival)], interrupted=claim)
+
+    def take_in(self, arrivals: Sequence[Arrival], interrupted: Claim | None = None) -> list[ClosedBatch]:
+        """Take in one batch; none is made when all of its files turn out to be known."""
+        batch = interrupted.batch if interrupted else self.seen.last_batch + 1
+        claimed_us = interrupted.claimed_us if interrupted else time.time_ns() // 1000
+        files = self._inspect(arrivals)
+        if not files:
+            if interrupted:
+                self._files.delete(self._claim_file)
+            return []
+        checked, read = self._check_files(files, claimed_us)
+        claim = Claim(batch, claimed_us, make_entries(batch, claimed_us, files, read, self.seen))
+        refuse_too_bad(claim, files, checked, self._settings.ingest.max_bad_share, self._folder)
+        self._files.write(self._claim_file, claim.to_json())
+        pause_at("ingest:after_claim")
+        quarantined = self._append_quarantine(claim, files, checked)
+        pause_at("ingest:after_quarantine")
+        self._require_unchanged(claim, arrivals)
+        events = checked.where(is_accepted()).withColumn(c.BATCH, sf.lit(batch).cast("long")).select(*_RATING)
+        if claim.counts.accepted > 0:
+            options = {"compression": self._settings.ingest.compression}
+            self._tables.ratings.append(events, Txn(self._app, batch), options)
+        pause_at("ingest:after_ratings")
+        closed = self._close(claim, events, quarantined=quarantined)
+        checked.unpersist()
+        return [closed]
+
+    def _inspect(self, arrivals: Sequence[Arrival]) -> list[LandedFile]:
+        try:
+            found = inspect_all(self._files, arrivals, self._contract, self._settings.landing)
+        except FileNotFoundError as err:
+            raise SourceChangedError(f"{err}. Nothing of its batch was accepted. Run the job again.") from err
+        files = [file for file in found if not self.seen.is_known(file)]
+        for file in files:
+            if self.seen.has_name(file.source):
+                log_event(log, "file_came_again_with_other_content", level=logging.WARNING, file=file.source)
+        pause_at("ingest:after_listing")
+        return files
+
+    def _check_files(self, files: list[LandedFile], now_us: int) -> tuple[DataFrame, dict[str, Counts]]:
+        """Check all rows once and keep them; a file that Spark cannot read is marked as such in ``files``."""
+        copies = find_copies(files, self.seen)
+        while True:
+            read = [file for file in files if file.source not in copies and file.layout is not None]
+            candidates = exchange_by_bucket(self._read(read), self._tables.buckets)
+            checked = mark_duplicates(check_rows(candidates, self._contract, now_us=now_us)).persist()
+            try:
+                return checked, count_rows(checked)
+            except Py4JJavaError as err:
+                checked.unpersist()
+                at = find_unreadable(read, err)
+                fault = Fault("unreadable", "Spark cannot read the file to its end; it is damaged")
+                files[files.index(at)] = LandedFile(at.arrival, at.format, at.checksum, None, fault)
+
+    def _read(self, files: Sequence[LandedFile]) -> DataFrame:
+        """Candidate rows of all files; those with one layout are read together."""
+        groups: dict[tuple[object, Fault | None], list[LandedFile]] = {}
+        for file in files:
+            groups.setdefault((file.layout, file.fault), []).append(file)
+        if not groups:  # copies, and files that are wrong as a whole
+            return self._spark.createDataFrame([], CANDIDATES)
+        try:
+            return reduce(DataFrame.unionByName, [self._read_group(group) for group in groups.values()])
+        except AnalysisException as err:
+            if err.getCondition() != "PATH_NOT_FOUND":
+                raise
+            raise SourceChangedError(
+                f"a landed file vanished before it was read: {err}. "
+                "Nothing of its batch was accepted. Run the job again."
+            ) from err
+
+    def _read_group(self, group: Sequence[LandedFile]) -> DataFrame:
+        layout, fault = group[0].layout, group[0].fault
+        assert layout is not None  # noqa: S101
+        paths = [re.sub(r"([\\*?\[\]{}])", r"\\\1", file.arrival.path) for file in group]
+        reader = self._spark.read.option("recursiveFileLookup", "true")
+        source = read_source(sf.col("_metadata.file_path"), self._folder).alias(c.SOURCE)
+        if layout.reader != "parquet":
+            return parse_lines(reader.text(paths).select(source, "value"), layout, fault, self._contract)
+        schema = ", ".join(f"`{name}` {kind}" for _, name, kind in layout.names)
+        return parse_columns(reader.schema(schema).parquet(*paths).select(source, "*"), layout)
+
+    def _append_quarantine(self, claim: Claim, files: Sequence[LandedFile], checked: DataFrame) -> int:
+        """Write what was refused, and return how many rows the table has of it."""
+        whole = [
+            (claim.batch, entry.source, None, [file.fault.rule], file.fault.reason)
+            for entry, file in zip(claim.entries, files, strict=True)
+            if entry.state == QUARANTINED and file.fault is not None and not file.fault.by_line
+        ]
+        parts = [self._spark.createDataFrame(whole, schemas.QUARANTINE).coalesce(1)] if whole else []
+        if claim.counts.quarantined > len(whole):
+            rows = checked.where(is_quarantined()).withColumn(c.BATCH, sf.lit(claim.batch).cast("long"))
+            parts.append(rows.select(*schemas.QUARANTINE.names))
+        return self._tables.quarantine.append(reduce(DataFrame.unionByName, parts)) if parts else 0
+
+    def _require_unchanged(self, claim: Claim, arrivals: Sequence[Arrival]) -> None:
+        changed = [arrival.source for arrival in arrivals if not self._is_unchanged(arrival)]
+        if changed:
+            raise SourceChangedError(
+                f"batch {claim.batch}: {len(changed)} landed files vanished or changed while they were read, "
+                f"the first is '{changed[0]}'. No rating of the batch was accepted. "
+                "Files must be complete when they land: see landing.settle_seconds. Run the job again."
+            )
+
+    def _is_unchanged(self, arrival: Arrival) -> bool:
+        try:
+            status = self._files.status(arrival.path)
+        except FileNotFoundError:
+            return False
+        return (status.size, status.modified_ms) == (arrival.size, arrival.modified_ms)
+
+    def _close(self, claim: Claim, events: DataFrame, *, quarantined: int) -> ClosedBatch:
+        """What follows once a batch's ratings are in the table: items, the check of the counts, the ledger."""
+        tables, txn = self._tables, Txn(self._app, claim.batch)
+        has_ratings = claim.counts.accepted > 0
+        new_items = self._append_new_items(events, txn) if has_ratings else 0
+        pause_at("ingest:after_items")
+        appended = (tables.ratings.txn_rows(txn) or 0) if has_ratings else 0
+        check_conservation(claim, appended=appended, quarantined=quarantined)
+        tables.ledger.append(make_ledger_rows(self._spark, claim))
+        pause_at("ingest:after_ledger")
+        self._files.delete(self._claim_file)
+        self.seen.add(claim.entries)
+        _ledgers[tables.ledger.path] = ((tables.ledger.identity(), tables.ledger.version()), self.seen)
+        log_event(log, "batch_closed", batch=claim.batch, files=len(claim.entries), **asdict(claim.counts))
+        return ClosedBatch(claim, new_items)
+
+    def _append_new_items(self, events: DataFrame, txn: Txn) -> int:
+        items = self._tables.items
+        items.append(number_new_items(events, items.read(), self._read_catalogue(), batch=txn.version), txn)
+        return items.txn_rows(txn) or 0
+
+    def _read_catalogue(self) -> DataFrame | None:
+        path = self._settings.landing.catalogue
+        return None if path is None else parse_catalogue(self._spark.read.text(path))
+
+    def _path(self, entry: Entry) -> str:
+        return f"{self._folder}/{entry.source}"
+
+
+def count_rows(checked: DataFrame) -> dict[str, Counts]:
+    """Rows of every file, counted in one pass that also fills the cache."""
+    rows = (
+        checked.groupBy(c.SOURCE)
+        .agg(
+            sf.count("*").alias(c.LANDED),
+            sf.count_if(is_accepted()).alias(c.ACCEPTED),
+            sf.count_if(IS_DUPLICATE).alias(c.DUPLICATE),
+            sf.count_if(is_quarantined()).alias(c.QUARANTINED),
+        )
+        .collect()
+    )
+    return {row[c.SOURCE]: Counts(row[c.LANDED], row[c.ACCEPTED], row[c.DUPLICATE], row[c.QUARANTINED]) for row in rows}
+
+
+def find_unreadable(files: Sequence[LandedFile], err: Py4JJavaError) -> LandedFile:
+    """The file that made a scan fail.
+
+    Raises:
+        SourceChangedError: it is not there any more.
+        Py4JJavaError: the scan failed for another reason.
+    """
+    found = re.search(r"\[(FAILED_READ_FILE[.\w]*)\] Encountered error while reading file (\S+?)\.(?: |$)", str(err))
+    if found is None:
+        raise err
+    path = unquote(found[2])
+    at = next((file for file in files if path.endswith(f"/{file.source}")), None)
+    if at is None:
+        raise err
+    if found[1].endswith("FILE_NOT_EXIST"):
+        raise SourceChangedError(
+            f"landed file '{at.source}' vanished while it was read. "
+            "Nothing of its batch was accepted. Run the job again."
+        ) from err
+    return at
+
+
+def count_batch(table: Table, batch: int) -> int:
+    """Rows that a table has of one batch."""
+    return table.read().where(sf.col(c.BATCH) == batch).count()
+
+
+def refuse_too_bad(
+    claim: Claim, files: Sequence[LandedFile], checked: DataFrame, max_bad_share: float, folder: str
+) -> None:
+    """Let a batch pass, or refuse it with the names of the worst files and the rules they broke.
+
+    An empty file weighs nothing here: it says nothing about the rows of the others.
+
+    Raises:
+        DataRejectedError: a larger share of its rows than allowed is bad.
+    """
+    empty = {file.source for file in files if file.fault is not None and file.fault.rule == "empty_file"}
+    counted = [entry for entry in claim.entries if entry.source not in empty]
+    landed = sum(entry.counts.landed for entry in counted)
+    bad = sum(entry.counts.quarantined for entry in counted)
+    if bad <= max_bad_share * landed:
+        return
+    worst = sorted(counted, key=lambda entry: (-entry.counts.quarantined, entry.source))[:3]
+    why = {file.source: file.fault.rule for file in files if file.fault is not None}
+    broken = (
+        checked.where(sf.col(c.SOURCE).isin([entry.source for entry in worst]))
+        .select(c.SOURCE, sf.explode(c.RULES).alias("rule"))
+        .groupBy(c.SOURCE, "rule")
+        .count()
+        .orderBy(sf.desc("count"), "rule")
+        .collect()
+    )
+    described = []
+    for entry in worst:
+        rules = [f"{row['rule']} {row['count']:,}" for row in broken if row[c.SOURCE] == entry.source]
+        reason = ", ".join(rules[:3]) or why.get(entry.source, "")
+        described.append(f"'{entry.source}' {entry.counts.quarantined:,} of {entry.counts.landed:,} ({reason})")
+    raise DataRejectedError(
+        f"{bad:,} of {landed:,} landed rows ({bad / landed:.0%}) are bad, allowed are {max_bad_share:.0%}; "
+        f"nothing of these {len(claim.entries)} files was accepted. Worst: {'; '.join(described)}. "
+        f"Correct the files in '{folder}' or take them away, or raise ingest.max_bad_share."
+    )
+
+
+def make_ledger_rows(spark: SparkSession, claim: Claim) -> DataFrame:
+    """The entries of a claim as rows of the ledger."""
+    rows = [
+        (e.batch, e.source, e.format, e.size, e.modified_ms, e.claimed_us, e.checksum, *astuple(e.counts), e.state)
+        for e in claim.entries
+    ]
+    schema = StructType(
+        [
+            StructField(f.name, LongType() if f.dataType == TimestampType() else f.dataType)
+            for f in schemas.INGEST_LEDGER
+        ]
+    )
+    return (
+        spark.createDataFrame(rows, schema)
+        .coalesce(1)
+        .withColumns({c.MODIFIED: sf.timestamp_millis(c.MODIFIED), c.CLAIMED_AT: sf.timestamp_micros(c.CLAIMED_AT)})
+    )
+
+
+def read_ledger(tables: Tables) -> Seen:
+    """What earlier batches have taken in. A ledger that was lost goes on after the last batch of the ratings.
+
+    One process reads a version of the ledger once: a loop that runs every few minutes adds its own entries to it.
+    """
+    state = (tables.ledger.identity(), tables.ledger.version())
+    if tables.ledger.path in _ledgers and _ledgers[tables.ledger.path][0] == state:
+        return _ledgers[tables.ledger.path][1]
+    ledger = tables.ledger.read().select(
+        c.BATCH,
+        c.SOURCE,
+        c.FORMAT,
+        c.SIZE,
+        sf.unix_millis(c.MODIFIED),
+        sf.unix_micros(c.CLAIMED_AT),
+        c.CHECKSUM,
+        sf.struct(c.LANDED, c.ACCEPTED, c.DUPLICATE, c.QUARANTINED),
+        c.STATE,
+    )
+    entries = [
+        Entry(
+            batch=row[0],
+            source=row[1],
+            format=row[2],
+            size=row[3],
+            modified_ms=row[4],
+            claimed_us=row[5],
+            checksum=row[6],
+            counts=Counts(*row[7]),
+            state=row[8],
+        )
+        for row in ledger.collect()
+    ]
+    seen = Seen(entries)
+    if not entries and tables.ratings.version() > 0:
+        log_event(log, "ledger_is_empty_but_ratings_are_not", level=logging.WARNING)
+        seen.last_batch = tables.ratings.read().agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0))).collect()[0][0]
+        seen.last_accepted_batch = seen.last_batch
+    _ledgers[tables.ledger.path] = (state, seen)
+    return seen
+
+
+def bring_blocks_up_to_date(tables: Tables, *, through_batch: int) -> int:
+    """Pack the ratings of batches that the user blocks do not reflect yet, and return how many users are new.
+
+    Only the buckets of those ratings are read and written. Without any blocks this packs all ratings.
+
+    Args:
+        tables: of the warehouse.
+        through_batch: the last batch with ratings.
+    """
+    reflected = find_reflected(tables)
+    if reflected.batch >= through_batch:
+        return 0
+    version = tables.ratings.version()
+    events = tables.ratings.read_version(version).where(sf.col(c.BATCH) > reflected.batch)
+    touched = tables.ratings.partitions_added(c.BUCKET, after=reflected.ratings_version, through=version)
+    if touched is None:
+        touched = {str(row[0]) for row in events.select(c.BUCKET).distinct().collect()}
+    where = f"{c.BUCKET} IN ({', '.join(sorted(touched, key=int))})"
+    before, after = Observation(), Observation()
+    n_users = sf.coalesce(sf.sum(c.N_USERS), sf.lit(0)).alias(c.N_USERS)
+    old = tables.user_blocks.read().where(where).observe(before, n_users) if reflected.batch > 0 else None
+    updated = update_blocks(
+        old,
+        events,
+        tables.items.read(),
+        users_per_block=tables.users_per_block,
+        through_batch=through_batch,
+        ratings_version=version,
+    )
+    note = {c.THROUGH_BATCH: through_batch, c.RATINGS_VERSION: version}
+    tables.user_blocks.replace(updated.observe(after, n_users), where, note=note)
+    pause_at("ingest:after_blocks")
+    new_users: int = after.get[c.N_USERS] - (before.get[c.N_USERS] if old is not None else 0)
+    log_event(log, "blocks_updated", through_batch=through_batch, buckets=len(touched), new_users=new_users)
+    return new_users
+
+
+@dataclass(frozen=True)
+class Reflected:
+    """What the user blocks reflect: all ratings through a batch, and the version of the ratings table that has them."""
+
+    batch: int
+    ratings_version: int
+
+
+def find_reflected(tables: Tables) -> Reflected:
+    """Read it from the note of the blocks' latest commit; from the blocks when something else wrote last."""
+    note = tables.user_blocks.last_note()
+    if note is not None:
+        return Reflected(note[c.THROUGH_BATCH], note[c.RATINGS_VERSION])
+    newest = tables.user_blocks.read().agg(sf.max(c.THROUGH_BATCH), sf.max(c.RATINGS_VERSION)).collect()[0]
+    return Reflected(newest[0] or 0, newest[1] or 0)

@@ -1,0 +1,40 @@
+"""What a warehouse holds, as hashes that do not depend on clocks, generated ids or the folder it is in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as sf
+
+from recsys import columns as c
+from recsys.store.params import MlflowParams
+from recsys.store.registry import Registry
+
+# What a rerun may change: clocks, versions of tables, which count the commits that it repeats, and why a generation was
+# published, because it may find nothing left to fit.
+_CLOCKS = {c.PUBLISHED_AT, c.MODIFIED, c.CLAIMED_AT, c.TABLE_VERSIONS, c.RATINGS_VERSION}
+INGESTED = ("ratings", "quarantine", "ingest_ledger", "items", "user_blocks")
+
+
+def table_hash(rows: DataFrame, leave_out: Sequence[str] = ()) -> tuple[int, int]:
+    """Number of rows and the sum of their hashes, whatever their order."""
+    columns = [column for column in rows.columns if column not in {*_CLOCKS, *leave_out}]
+    hashed = rows.select(sf.xxhash64(*columns).cast("decimal(38,0)").alias("hash"))
+    [row] = hashed.agg(sf.count("*"), sf.sum("hash")).collect()
+    return int(row[0]), int(row[1] or 0)
+
+
+def hash_tables(spark: SparkSession, root: str, names: Sequence[str] = INGESTED) -> dict[str, Any]:
+    """The hash of each of these tables."""
+    leave_out = {"generations": [c.REASON]}
+    return {
+        name: table_hash(spark.read.format("delta").load(f"{root}/{name}"), leave_out.get(name, ())) for name in names
+    }
+
+
+def fingerprint(spark: SparkSession, root: str) -> dict[str, Any]:
+    """A hash of every table, and the registered versions with their verdicts and aliases."""
+    registry = Registry(MlflowParams(), root)
+    versions = [[version, registry.describe(version).verdict] for version in registry.versions()]
+    hashes = hash_tables(spark, root, (*INGESTED, "recommendations", "generations"))
+    return {**hashes, "versions": versions, "champion": registry.champion}

@@ -1,0 +1,59 @@
+"""The loop as a user runs it: every turn recorded, nothing done twice, and killed anywhere it ends the same."""
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.pipeline import main
+from tests.jobs.fingerprint import fingerprint
+from tests.jobs.kills import kill_at_points
+from tests.worlds import Event, two_tastes
+
+# Between the commits of each job. Ingestion alone is killed at more points in its own test.
+POINTS = ("ingest:after_ratings", "log_fit:after_model", "promote:before_champion", "publish:after_lists")
+SETTINGS = {
+    "warehouse.buckets": 2,
+    "als.rank": 4,
+    "als.sweeps": 3,
+    "als.warm_sweeps": 2,
+    "evaluation.holdout_share": 0.2,
+    "evaluation.validation_slices": 1,
+    "gate.min_users": 10,
+}
+
+
+def write_csv(folder: Path, name: str, events: list[Event]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"{e.user_id},{e.item_id},{e.value:g},{int(e.event_time.timestamp())}" for e in events]
+    (folder / name).write_text("\n".join(["user_id,item_id,rating,timestamp", *lines, ""]))
+
+
+def arguments(warehouse: Path, landing: Path) -> list[str]:
+    settings = {**SETTINGS, "landing.path": landing}
+    return ["--warehouse", str(warehouse), *(f"--set={key}={value}" for key, value in settings.items())]
+
+
+@pytest.mark.timeout(1200)  # six turns
+def test_cases_18_19_47_48_61_killed_anywhere_and_run_again_it_ends_as_if_undisturbed(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    landing = tmp_path / "landing"
+    events = two_tastes(n_users=60, n_items=30, n_rated=8)
+    write_csv(landing, "1.csv", [*events[::2], Event("u0001", "i000", 99.0, events[0].event_time)])
+    write_csv(landing, "2.csv", events[1::2])
+    undisturbed = tmp_path / "undisturbed"
+    assert main(arguments(undisturbed, landing)) == 0
+    expected = fingerprint(spark, str(undisturbed))
+    assert expected["champion"] == 1
+    assert expected["quarantine"][0] == 1
+    assert expected["recommendations"][0] == 60 + 1
+
+    warehouse = tmp_path / "warehouse"
+    copies = kill_at_points("jobs.pipeline", arguments(warehouse, landing), warehouse, POINTS)
+
+    for point, copy in copies.items():
+        assert main(arguments(copy, landing)) == 0, point
+        assert fingerprint(spark, str(copy)) == expected, point
+    assert main(arguments(copy, landing)) == 0, "nothing is new"
+    assert fingerprint(spark, str(copy)) == expected, "nothing was new, and nothing may change"
