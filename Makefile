@@ -18,8 +18,8 @@ $(READY): requirements/dev.txt requirements/jars.sha256 setup.cfg tools/setup.sh
 demo: $(READY) ## the whole loop on real ratings, in a few minutes
 	@$(BIN)/python demo/run.py
 
-test: $(READY) ## all tests
-	@$(BIN)/python -m pytest tests
+test: $(READY) ## all tests, two processes at a time (-n in the Makefile)
+	@$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(READY) ## the tests that need no JVM
 	@$(BIN)/python -m pytest -q tests/unit tests/architecture

@@ -11,7 +11,7 @@ from recsys.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Two BLAS threads per Spark task make small systems 50 times slower (docs/architecture.md, Kernels).
+# Two BLAS threads per Spark task make small systems 50 times slower (docs/architecture.md, ALS).
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
