@@ -23,7 +23,8 @@ _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
 
-def _compiled(kernel: _Kernel) -> _Kernel:
+def compiled(kernel: _Kernel) -> _Kernel:
+    """Compile a loop with numba, without the GIL; arguments as annotated."""
     # Compiled code is kept beside this file, or in the user's cache when that place is read-only. Inside a zip numba
     # finds no place, or one that fails on first use: ship the package unpacked, or every process compiles for itself.
     options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
@@ -33,7 +34,7 @@ def _compiled(kernel: _Kernel) -> _Kernel:
         return cast(_Kernel, numba.njit(kernel, **options))
 
 
-@_compiled
+@compiled
 def solve_exact(
     features: NDArray[np.float32],
     gram: NDArray[np.float64],
@@ -83,15 +84,19 @@ def solve_exact(
                     A[p, r] += wf * f[r]
         for p in range(K):
             A[p, p] += reg[u]
-        _solve_in_place(A, v)
+        factorize(A)
+        solve_factorized(A, v)
         for p in range(K):
             x[u, p] = v[p]
 
 
-@_compiled
-def _solve_in_place(A: NDArray[np.float64], v: NDArray[np.float64]) -> None:
-    """Replace ``v`` by the solution of ``A z = v``, A symmetric, only its lower triangle read and overwritten."""
-    K = len(v)
+@compiled
+def factorize(A: NDArray[np.float64]) -> None:
+    """Cholesky decomposition of a symmetric (K, K) in place; only its lower triangle is read and overwritten.
+
+    The diagonal keeps the inverse of the root. A direction that nothing determines gets 0, not a division by zero.
+    """
+    K = len(A)
     largest = 0.0
     for p in range(K):
         largest = max(largest, A[p, p])
@@ -104,8 +109,13 @@ def _solve_in_place(A: NDArray[np.float64], v: NDArray[np.float64]) -> None:
         s = A[p, p]
         for t in range(p):
             s -= A[p, t] * A[p, t]
-        # The diagonal keeps the inverse of the root.
         A[p, p] = 1.0 / np.sqrt(s) if s > 1e-12 * largest else 0.0
+
+
+@compiled
+def solve_factorized(A: NDArray[np.float64], v: NDArray[np.float64]) -> None:
+    """Replace ``v`` (K,) by the solution of ``A z = v``, given what `factorize` made of A."""
+    K = len(v)
     for p in range(K):
         s = v[p]
         for t in range(p):
@@ -118,7 +128,7 @@ def _solve_in_place(A: NDArray[np.float64], v: NDArray[np.float64]) -> None:
         v[p] = s * A[p, p]
 
 
-@_compiled
+@compiled
 def solve_cg(
     features: NDArray[np.float32],
     gram: NDArray[np.float64],
@@ -171,7 +181,7 @@ def solve_cg(
             x[u, p] = xu[p]
 
 
-@_compiled
+@compiled
 def _dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     s = 0.0  # numba's own np.dot needs SciPy
     for p in range(len(a)):
@@ -179,7 +189,7 @@ def _dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return s
 
 
-@_compiled
+@compiled
 def _apply(
     features: NDArray[np.float32],
     gram: NDArray[np.float64],
@@ -208,7 +218,7 @@ def _apply(
             image[p] += s * row[p]
 
 
-@_compiled
+@compiled
 def add_item_residuals(
     y: NDArray[np.float32],
     q: NDArray[np.float32],
@@ -252,7 +262,7 @@ def add_item_residuals(
     return loss
 
 
-@_compiled
+@compiled
 def add_item_matrices(
     y: NDArray[np.float32],
     offsets: NDArray[np.int64],
@@ -284,7 +294,7 @@ def add_item_matrices(
                 matrix[t] += wj * outer[t]
 
 
-@_compiled
+@compiled
 def solve_packed(
     matrices: NDArray[np.float64],
     gram: NDArray[np.float64],
@@ -308,4 +318,5 @@ def solve_packed(
                 A[p, r] = matrices[i, at] + gram[p, r]
                 at += 1
             A[p, p] += reg[i]
-        _solve_in_place(A, v[i])
+        factorize(A)
+        solve_factorized(A, v[i])

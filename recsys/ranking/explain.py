@@ -1,9 +1,9 @@
 """Which of a user's ratings put an item on his list. No Spark here."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from recsys.als.kernels import compiled, factorize, solve_factorized
 from recsys.als.model import FactorModel, user_reg, weigh
 
 
@@ -46,7 +46,7 @@ def explain_lists(
     return because, contributions
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _explain(
     features: NDArray[np.float32],
     rank: int,
@@ -71,7 +71,7 @@ def _explain(
             continue
         A[:] = gram
         _add_ratings(A, features, items[first:last], w[first:last], reg[u])
-        _factorize(A)
+        factorize(A)
         for slot in range(lists.shape[1]):
             i = lists[u, slot]
             if i < 0:
@@ -79,7 +79,7 @@ def _explain(
             v[:] = 0.0
             for p in range(rank):  # without the column of the user's bias
                 v[p] = features[i, p]
-            _solve(A, v)
+            solve_factorized(A, v)
             named = 0
             for j in range(first, last):
                 contribution = 0.0
@@ -98,7 +98,7 @@ def _explain(
                     because[u, slot, place] = items[j]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_ratings(
     A: NDArray[np.float64],
     features: NDArray[np.float32],
@@ -115,40 +115,3 @@ def _add_ratings(
                 A[p, r] += wf * f[r]
     for p in range(len(A)):
         A[p, p] += reg
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _factorize(A: NDArray[np.float64]) -> None:
-    """Cholesky decomposition of the lower triangle in place; the diagonal keeps the inverse of the root.
-
-    A direction that nothing determines (``reg = 0``) gets 0 instead of a division by zero, as in ``solve_exact``.
-    """
-    K = len(A)
-    largest = 0.0
-    for p in range(K):
-        largest = max(largest, A[p, p])
-    for p in range(K):
-        for r in range(p + 1):
-            s = A[p, r]
-            for t in range(r):
-                s -= A[p, t] * A[r, t]
-            if r < p:
-                A[p, r] = s * A[r, r]
-            else:
-                A[p, p] = 1.0 / np.sqrt(s) if s > 1e-12 * largest else 0.0
-
-
-@njit(nogil=True, cache=True)
-def _solve(A: NDArray[np.float64], v: NDArray[np.float64]) -> None:
-    """Solve for ``v`` in place, given ``_factorize``'s result."""
-    K = len(v)
-    for p in range(K):
-        s = v[p]
-        for t in range(p):
-            s -= A[p, t] * v[t]
-        v[p] = s * A[p, p]
-    for p in range(K - 1, -1, -1):
-        s = v[p]
-        for t in range(p + 1, K):
-            s -= A[t, p] * v[t]
-        v[p] = s * A[p, p]

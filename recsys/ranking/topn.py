@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from recsys.als.kernels import compiled
 
 _AFFINITIES_AT_ONCE = 8_000_000  # float32 values of one product: 32 MB
 
@@ -131,7 +132,7 @@ def _check_seen(
     return np.ascontiguousarray(offsets, dtype=np.int64), np.ascontiguousarray(items, dtype=np.int32)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _top_n(
     affinities: NDArray[np.float32],
     weight: np.float32,
