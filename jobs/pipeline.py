@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import re
 import signal
 import sys
@@ -21,6 +22,8 @@ from recsys.evaluation.report import StepReport
 from recsys.store.locks import LISTS, MODELS, TABLES
 from recsys.store.registry import Registry
 
+log = logging.getLogger(__name__)
+
 NAME = "pipeline"
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -32,9 +35,13 @@ def run_once(
 
     A refused candidate does not end the turn: the champion's lists are published with the new ratings, and the refusal
     is returned beside the report.
+
+    Raises:
+        GateRefusedError: the first model was refused, and there is no champion to make lists with.
     """
     started = time.monotonic()
-    Registry(context.settings.mlflow, context.tables.root).open_in_background()
+    registry = Registry(context.settings.mlflow, context.tables.root)
+    registry.open_in_background()
     say("ingesting what has landed")
     ingested = perform(context, "ingest_ratings", lambda job: ingest_ratings.run(job).to_result(), locks=(TABLES,))
     trained = perform(context, "train_model", lambda job: train_model.run(job, say=say).to_result(), locks=(MODELS,))
@@ -47,6 +54,8 @@ def run_once(
             lambda job: promote_model.run(job, version=report.version).to_result(),
             locks=(MODELS,),
         )
+    elif trained.refusal is not None and registry.champion is None:
+        raise trained.refusal  # a first model that is no good: there is nothing to make lists with
     say("scoring every user and publishing the lists")
     reason = f"{report.policy}: {report.why}"
     scored = perform(
@@ -140,6 +149,12 @@ def keep_running(context: JobContext, seconds: float, *, stop: threading.Event |
         except RecsysError as err:
             failures += 1
             print(f"error: {err}", file=sys.stderr, flush=True)
+        except Exception as err:  # a lost executor, a file system that does not answer: the next turn may find it well
+            failures += 1
+            log.exception("turn_failed")
+            print(
+                f"error: the turn failed: {type(err).__name__}. The log above says where.", file=sys.stderr, flush=True
+            )
         turns += 1
         stop.wait(max(0.0, seconds - (time.monotonic() - began)))
     return JobResult(f"stopped after {turns:,} turns, {failures:,} failed", {"turns": turns, "failures": failures})

@@ -12,6 +12,7 @@ from jobs.runner import JobContext, JobResult, run_job
 from recsys import columns as c
 from recsys.blocks.split import count_events, find_times, split_blocks
 from recsys.errors import PublicationError
+from recsys.ingestion import find_reflected
 from recsys.ranking.model import ListModel
 from recsys.ranking.score import fallback_row, score_blocks
 from recsys.schemas import RECOMMENDATIONS
@@ -42,7 +43,7 @@ class ScoreReport:
 def run(context: JobContext, *, reason: str = "score_users", force: bool = False) -> ScoreReport:
     """Bring the champion's trend up to now, list the best unseen items of every user, publish.
 
-    Nothing happens when the current generation was made by the same model from the same tables, unless forced.
+    Nothing happens when the current generation was made by the same model from the same batches, unless forced.
 
     Raises:
         PublicationError: there is no champion, or lists came out incomplete; the current generation stays.
@@ -52,11 +53,16 @@ def run(context: JobContext, *, reason: str = "score_users", force: bool = False
     version = registry.champion
     if version is None:
         raise PublicationError("there is no champion to score with. Run train_model and promote_model first.")
+    # The batch, and not the tables' versions, says whether anything is new: maintenance makes versions, too.
+    through_batch = find_reflected(tables).batch
     versions = {table.name: table.version() for table in (tables.user_blocks, tables.items)}
     now = current(tables)
-    if now is not None and (now.model_version, dict(now.table_versions)) == (version, versions) and not force:
-        return ScoreReport(now, published=False)
-    model, available = refresh_model(tables, versions, ListModel.from_files(registry.load(version)))
+    if now is not None and not force:
+        made_from = now.model_version, now.table_versions.get(c.THROUGH_BATCH)
+        if made_from == (version, through_batch):
+            return ScoreReport(now, published=False)
+    champion = ListModel.from_files(registry.load(version)).listed_as(context.settings.ranking)
+    model, available = refresh_model(tables, versions, champion)
     generation = next_generation(tables)
     split = split_blocks(
         tables.user_blocks.read_version(versions[tables.user_blocks.name]),
@@ -67,7 +73,9 @@ def run(context: JobContext, *, reason: str = "score_users", force: bool = False
     lists = score_blocks(split, model, available, generation)
     fallback = context.spark.createDataFrame([fallback_row(model, available, generation)], RECOMMENDATIONS)
     written = write_lists(tables, generation, lists.unionByName(fallback))
-    return ScoreReport(publish(tables, written, version, versions, reason), published=True)
+    return ScoreReport(
+        publish(tables, written, version, {**versions, c.THROUGH_BATCH: through_batch}, reason), published=True
+    )
 
 
 def refresh_model(

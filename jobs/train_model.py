@@ -16,7 +16,7 @@ from recsys.config import Settings
 from recsys.errors import GateRefusedError, NothingToTrainError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, POPULARITY, RECENT_POPULARITY
 from recsys.evaluation.report import draw_learning_curve, draw_metric_by_activity
-from recsys.ingestion import read_ledger
+from recsys.ingestion import find_reflected, read_ledger
 from recsys.ranking.model import ListModel
 from recsys.session import ROOT
 from recsys.store.locks import MODELS
@@ -103,10 +103,12 @@ def read_training_data(tables: Tables, champion: Champion | None) -> tuple[Train
     Raises:
         NothingToTrainError: no rating was ever accepted.
     """
+    reflected = find_reflected(tables).batch  # before the versions: an ingestion may be at work, and its news can wait
     versions = {table.name: table.version() for table in (tables.ratings, tables.user_blocks, tables.items)}
-    through = champion.through_batch if champion else -1
+    through = champion.through_batch if champion else 0
     seen = read_ledger(tables)
-    events, new_events = seen.accepted_after(-1), seen.accepted_after(through)
+    events = seen.count_accepted(through=reflected)
+    new_events = seen.count_accepted(after=through, through=reflected)
     if events == 0:
         raise NothingToTrainError("no rating has been accepted yet. Land rating files and run ingest_ratings first.")
     items = tables.items.read_version(versions[tables.items.name]).select(c.POSITION, c.ITEM_ID, c.BATCH).collect()
@@ -119,7 +121,7 @@ def read_training_data(tables: Tables, champion: Champion | None) -> tuple[Train
     )
     blocks = tables.user_blocks.read_version(versions[tables.user_blocks.name])
     data = TrainingData(blocks, [row[1] for row in items], new_share=new_events / events)
-    return data, change, {**versions, THROUGH_BATCH: seen.last_batch}
+    return data, change, {**versions, THROUGH_BATCH: reflected}
 
 
 def fit_key(settings: Settings, policy: Policy, versions: dict[str, int], champion: Champion | None) -> str:

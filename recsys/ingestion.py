@@ -115,21 +115,28 @@ class Ingestion:
                 self._files.delete(self._claim_file)
             return []
         checked, read = self._check_files(files, claimed_us)
-        claim = Claim(batch, claimed_us, make_entries(batch, claimed_us, files, read, self.seen))
+        try:
+            claim = Claim(batch, claimed_us, make_entries(batch, claimed_us, files, read, self.seen))
+            return [self._commit(claim, arrivals, files, checked)]
+        finally:
+            checked.unpersist()
+
+    def _commit(
+        self, claim: Claim, arrivals: Sequence[Arrival], files: Sequence[LandedFile], checked: DataFrame
+    ) -> ClosedBatch:
+        """The writes of a batch, in their order."""
         refuse_too_bad(claim, files, checked, self._settings.ingest.max_bad_share, self._folder)
         self._files.write(self._claim_file, claim.to_json())
         pause_at("ingest:after_claim")
         quarantined = self._append_quarantine(claim, files, checked)
         pause_at("ingest:after_quarantine")
         self._require_unchanged(claim, arrivals)
-        events = checked.where(is_accepted()).withColumn(c.BATCH, sf.lit(batch).cast("long")).select(*_RATING)
+        events = checked.where(is_accepted()).withColumn(c.BATCH, sf.lit(claim.batch).cast("long")).select(*_RATING)
         if claim.counts.accepted > 0:
             options = {"compression": self._settings.ingest.compression}
-            self._tables.ratings.append(events, Txn(self._app, batch), options)
+            self._tables.ratings.append(events, Txn(self._app, claim.batch), options)
         pause_at("ingest:after_ratings")
-        closed = self._close(claim, events, quarantined=quarantined)
-        checked.unpersist()
-        return [closed]
+        return self._close(claim, events, quarantined=quarantined)
 
     def _inspect(self, arrivals: Sequence[Arrival]) -> list[LandedFile]:
         try:

@@ -125,9 +125,9 @@ def train(
     else:
         start = _tune(data, settings, times, cutoff, say)
     with _cached(_split(data, settings, cutoff)) as split:
-        known = _count_known(
-            data, cutoff, [start.ranking.trend_half_life_days, settings.evaluation.baseline_half_life_days]
-        )
+        rankings = [start.ranking, *([champion.ranking] if champion is not None else [])]
+        half_lives = [ranking.trend_half_life_days for ranking in rankings]
+        known = _count_known(data, cutoff, [*half_lives, settings.evaluation.baseline_half_life_days])
         n_held = count_held_users(split)
         if n_held == 0 or not known.popularity.any():
             say("no event is held out: a fit cannot be judged")
@@ -226,7 +226,7 @@ def _contenders(
     recent = known.trends[settings.evaluation.baseline_half_life_days]
     found = {CANDIDATE: candidate}
     if champion is not None:
-        trend = known.trends.get(champion.ranking.trend_half_life_days, candidate.trend)
+        trend = known.trends[champion.ranking.trend_half_life_days]
         found[CHAMPION] = champion.refreshed(data.item_ids, known.popularity, trend, as_of_us=known.as_of_us)
         found[CHAMPION_FACTORS] = found[CHAMPION].factors_only()
     if settings.als.objective == "explicit":

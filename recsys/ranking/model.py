@@ -158,6 +158,11 @@ class ListModel:
         """The same model ranked by its factors alone: whether they learned anything, the trend set aside."""
         return replace(self, ranking=self.ranking.model_copy(update={"factor_weight": None}))
 
+    def listed_as(self, ranking: RankingParams) -> "ListModel":
+        """The same model with the length and the reasons of its lists from ``ranking``; its tuned rule stays."""
+        update = {"list_length": ranking.list_length, "explained_by": ranking.explained_by}
+        return replace(self, ranking=self.ranking.model_copy(update=update))
+
     def refreshed(
         self, item_ids: list[str], popularity: NDArray[np.int64], trend: NDArray[np.float32], *, as_of_us: int
     ) -> "ListModel":

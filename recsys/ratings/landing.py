@@ -236,7 +236,9 @@ def _missing(own: dict[str, str], names: Sequence[str], contract: RatingsContrac
     if not missing:
         return None
     found = _clip(", ".join(names)) or "nothing"
-    advice = f"Rename it in the file or map it in the contract (owner: {contract.owner})"
+    advice = (
+        f"Rename it in the file or map it in the contract (owner: {contract.owner}), and land the file under a new name"
+    )
     return Fault("missing_column", f"no column for {', '.join(missing)} (found: {found}). {advice}", by_line=by_line)
 
 

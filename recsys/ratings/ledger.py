@@ -108,9 +108,9 @@ class Seen:
         """Whether the ledger holds a batch; ``last_batch`` says less where the ledger is empty and ratings are not."""
         return batch in self._closed
 
-    def accepted_after(self, batch: int) -> int:
-        """Rating events that were accepted in batches after one."""
-        return sum(n for number, n in self._accepted.items() if number > batch)
+    def count_accepted(self, *, after: int = 0, through: int) -> int:
+        """Rating events that were accepted in batches after one and through another."""
+        return sum(n for batch, n in self._accepted.items() if after < batch <= through)
 
     def is_unchanged(self, arrival: Arrival) -> bool:
         """Whether a file is the one of last time, by name, size and time: then it is not even read."""

@@ -33,8 +33,12 @@ def hash_tables(spark: SparkSession, root: str, names: Sequence[str] = INGESTED)
 
 
 def fingerprint(spark: SparkSession, root: str) -> dict[str, Any]:
-    """A hash of every table, and the registered versions with their verdicts and aliases."""
+    """A hash of every table; the registered versions with their verdicts and files; the aliases."""
     registry = Registry(MlflowParams(), root)
-    versions = [[version, registry.describe(version).verdict] for version in registry.versions()]
+    versions = {
+        version: [registry.describe(version).verdict, sorted(registry.load(version).items())]
+        for version in registry.versions()
+    }
     hashes = hash_tables(spark, root, (*INGESTED, "recommendations", "generations"))
-    return {**hashes, "versions": versions, "champion": registry.champion}
+    aliases = [registry.champion, registry.challenger, registry.previous]
+    return {**hashes, "versions": versions, "champion, challenger, previous": aliases}

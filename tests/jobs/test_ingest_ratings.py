@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 
 from jobs import ingest_ratings
 from jobs.runner import JobContext, make_context
+from recsys import ingestion
 from recsys.blocks.current import current_ratings
 from recsys.errors import DataRejectedError, SourceChangedError, UsageError
 from tests.jobs.fingerprint import table_hash
@@ -224,7 +225,7 @@ def test_case_17_a_file_that_vanishes_or_changes_on_the_way_stops_its_batch(
         ("ingest:after_quarantine", lambda: file.write_text(csv(f"u3,i1,8,{DAY}"))),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(ingest_ratings, "pause_at", lambda at, p=point, c=change: c() if at == p else None)
+            patch.setattr(ingestion, "pause_at", lambda at, p=point, c=change: c() if at == p else None)
             with pytest.raises(SourceChangedError, match=r"moving\.csv.*Run the job again"):
                 ingest_ratings.run(context)
         assert ledger(context) == {}

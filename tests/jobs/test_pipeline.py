@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs import train_model
 from jobs.pipeline import main
+from jobs.train_model import TrainReport
 from tests.jobs.fingerprint import fingerprint
 from tests.jobs.kills import kill_at_points
 from tests.worlds import Event, two_tastes
@@ -45,7 +47,7 @@ def test_cases_18_19_47_48_61_killed_anywhere_and_run_again_it_ends_as_if_undist
     undisturbed = tmp_path / "undisturbed"
     assert main(arguments(undisturbed, landing)) == 0
     expected = fingerprint(spark, str(undisturbed))
-    assert expected["champion"] == 1
+    assert expected["champion, challenger, previous"][0] == 1
     assert expected["quarantine"][0] == 1
     assert expected["recommendations"][0] == 60 + 1
 
@@ -57,3 +59,16 @@ def test_cases_18_19_47_48_61_killed_anywhere_and_run_again_it_ends_as_if_undist
         assert fingerprint(spark, str(copy)) == expected, point
     assert main(arguments(copy, landing)) == 0, "nothing is new"
     assert fingerprint(spark, str(copy)) == expected, "nothing was new, and nothing may change"
+
+
+def test_a_first_model_that_is_refused_ends_the_turn_with_the_gates_word(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    landing = tmp_path / "landing"
+    write_csv(landing, "1.csv", two_tastes(n_users=4, n_items=6, n_rated=2))
+    refused = TrainReport("cold", "no champion yet", 1, False, "refused", "worse than recent popularity", 3, {})
+    monkeypatch.setattr(train_model, "run", lambda context, say: refused)
+    assert main(arguments(tmp_path / "warehouse", landing)) == 4
+    assert "error: worse than recent popularity. The champion stays." in capsys.readouterr().err
+    runs = spark.read.format("delta").load(str(tmp_path / "warehouse" / "job_runs"))
+    assert {row.job: row.exit_code for row in runs.collect()} == {"ingest_ratings": 0, "train_model": 4, "pipeline": 4}

@@ -69,3 +69,11 @@ def test_a_row_that_is_lost_or_counted_twice_stops_the_batch() -> None:
     lost = Claim(3, 7, (entry("a.csv", "A", Counts(landed=5, accepted=4)),))
     with pytest.raises(ConservationError, match=r"file 'a.csv': rows do not add up"):
         check_conservation(lost, appended=4, quarantined=0)
+
+
+def test_events_are_counted_by_the_batch_they_were_accepted_in() -> None:
+    seen = Seen([entry("a.csv", "A", Counts(3, 3), batch=1), entry("b.csv", "B", Counts(2, 2), batch=4)])
+    seen.add([entry("c.csv", "C", Counts(5, 4, 1), batch=4), entry("d.csv", "D", Counts(7, 7), batch=6)])
+    assert seen.count_accepted(through=4) == 3 + 2 + 4
+    assert seen.count_accepted(after=1, through=4) == 2 + 4
+    assert seen.count_accepted(after=6, through=9) == 0
