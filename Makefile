@@ -22,7 +22,7 @@ test: $(READY) ## all tests, two processes at a time (-n in the Makefile)
 	@$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(READY) ## the tests that need no JVM
-	@$(BIN)/python -m pytest -q tests/unit tests/architecture
+	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/architecture
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -22,6 +22,8 @@ from recsys.errors import RecsysError  # noqa: E402
 from recsys.evaluation.report import StepReport  # noqa: E402
 from recsys.session import start_session  # noqa: E402
 
+# A few thousand rows a step: to compile every query's code takes longer than to interpret it.
+INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 SAMPLE = ROOT / "data" / "movietweetings-100k"
 
 
@@ -98,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         steps = plan_steps(read_sample(SAMPLE), args.refreshes)
         place_catalogue(warehouse)
-        spark = start_session("demo")
+        spark = start_session("demo", conf=INTERPRETED)
         spark.sparkContext.setLogLevel("ERROR")
         context = make_context(spark, demo_settings(warehouse))
         run_steps(context, steps)
