@@ -9,9 +9,11 @@ from typing import Literal
 import numpy as np
 from pyspark.sql import DataFrame
 
+from recsys.als.descent import Descent
 from recsys.als.model import FactorModel, initial_model
 from recsys.als.params import AlsParams
-from recsys.als.sweep import BlockPasses, RatingSums
+from recsys.als.sums import RatingSums
+from recsys.als.sweep import BlockPasses
 from recsys.errors import NothingToTrainError
 from recsys.events import log_event
 
@@ -25,7 +27,8 @@ class SweepReport:
     Attributes:
         sweep: its number, from 1.
         seconds: of the sweep without the measurement.
-        loss: of the new item factors with the users they were solved for, regularisation included.
+        loss: of the new item factors with the users they were solved for, regularisation included; of a one-pass sweep
+            before the last, of the item factors it began with, and the users solved for them.
         metric: holdout metric of the new item factors; None when not measured.
     """
 
@@ -85,11 +88,12 @@ def fit(
         ratings = passes.count_ratings()
         _check_trainable(ratings, params)
         model = best = _starting_model(start, n_items, params, ratings)
+        descent = Descent(passes, ratings, params)
         reports: list[SweepReport] = []
         stopped: Literal["tolerance", "sweeps"] = "sweeps"
         for number in range(1, most + 1):
             began = time.monotonic()
-            model, loss = passes.sweep(model, ratings)
+            model, loss = descent.sweep(model, last=number == most)
             seconds = time.monotonic() - began
             reports.append(SweepReport(number, seconds, loss, measure(model) if measure else None))
             log_event(log, "sweep_done", **vars(reports[-1]))

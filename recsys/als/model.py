@@ -33,6 +33,13 @@ class FactorModel:
         return len(self.item_factors)
 
     @cached_property
+    def item_parameters(self) -> NDArray[np.float32]:
+        """float32 (I, K): what the fit chooses of every item, the factors and with biases the bias."""
+        if not self.params.biases:
+            return np.ascontiguousarray(self.item_factors, np.float32)
+        return np.column_stack((self.item_factors, self.item_biases))
+
+    @cached_property
     def user_features(self) -> NDArray[np.float32]:
         """float32 (I, K): what a user's parameters are multiplied with, the factors and with biases a 1."""
         return np.ascontiguousarray(with_ones(self.params, self.item_factors), np.float32)
@@ -40,9 +47,9 @@ class FactorModel:
     @cached_property
     def gram(self) -> NDArray[np.float64]:
         """float64 (K, K): ``a0 Q'Q``, the part of all users' matrices that unobserved pairs make; 0 if explicit."""
-        q = self.user_features.astype(np.float64)
         if self.params.objective == "explicit":
-            return np.zeros((q.shape[1], q.shape[1]))
+            return np.zeros((self.params.rank + self.params.biases,) * 2)
+        q = self.user_features.astype(np.float64)
         return self.params.unobserved_weight * (q.T @ q)
 
     def extended_to(self, n_items: int) -> "FactorModel":
@@ -113,8 +120,8 @@ def solve_users(
         items: int32 (N,), positions below ``model.n_items``.
         values: float32 (N,).
         weights: float32 (N,), by age; ones when there are none.
-        start: the users' last factors; conjugate gradient steps are taken from there if ``user_solver`` is ``cg``.
-            Without them, or with ``exact``, the solution is exact.
+        start: the users' last factors; conjugate gradient steps are taken from there unless ``user_solver`` is
+            ``exact``. Without them the solution is exact.
 
     Raises:
         IndexError: a position the model does not have.
@@ -122,33 +129,94 @@ def solve_users(
     if len(items) and int(items.max()) >= model.n_items:
         raise IndexError(f"item position {int(items.max())} is not below the model's {model.n_items} items.")
     w, b = weigh(model.params, values, weights, model.mean)
-    return solve_weighed(model, offsets, items, w, b, user_reg(model.params, offsets, values), start=start)
+    # As blocks have them, so that the kernels compiled for a pass serve here, too.
+    positions: NDArray[np.uint16] | NDArray[np.uint32] = items.astype(np.uint32)
+    if model.n_items <= np.iinfo(np.uint16).max + 1:
+        positions = items.astype(np.uint16)
+    ratings = WeighedRatings(offsets, positions, None, w, b, user_reg(model.params, offsets, values))
+    return solve_weighed(model, ratings, start=start).users
+
+
+@dataclass(frozen=True)
+class WeighedRatings:
+    """One block's ratings as the kernels take them; shapes as in recsys.als.kernels.
+
+    Attributes:
+        offsets: int64 (U + 1,).
+        items: uint16 or uint32 (N,).
+        codes: uint8 (N,), or None.
+        w_of: float32, weight of each code, or of each rating.
+        b_of: float32, weighted target of each code, or of each rating.
+        reg: float64 (U,), each user's regularisation; -1 for a user without evidence.
+    """
+
+    offsets: NDArray[np.int64]
+    items: NDArray[np.uint16] | NDArray[np.uint32]
+    codes: NDArray[np.uint8] | None
+    w_of: NDArray[np.float32]
+    b_of: NDArray[np.float32]
+    reg: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SolvedBlock:
+    """One block's users, and what the pass that solved them found on the way.
+
+    Attributes:
+        users: their factors.
+        weights: float32 (U,), each user's total weight.
+        loss: of the ratings, but for regularisation and the loss of predictions of 0.
+        rescued: users solved exactly because steps got nowhere.
+    """
+
+    users: SolvedUsers
+    weights: NDArray[np.float32]
+    loss: float
+    rescued: int
 
 
 def solve_weighed(
     model: FactorModel,
-    offsets: NDArray[np.int64],
-    items: NDArray[np.int32],
-    w: NDArray[np.float32],
-    b: NDArray[np.float32],
-    reg: NDArray[np.float64],
+    ratings: WeighedRatings,
     *,
     start: SolvedUsers | None = None,
-) -> SolvedUsers:
-    """``solve_users`` for callers that already have ``weigh`` and ``user_reg`` of these ratings."""
+    residuals: NDArray[np.float32] | None = None,
+) -> SolvedBlock:
+    """``solve_users`` for ratings that are weighed already.
+
+    Args:
+        model: fixed items.
+        ratings: of one block; all positions below ``model.n_items``.
+        start: as in ``solve_users``.
+        residuals: float32 (I, K), the block's share of the items' residuals is added.
+    """
     params, rank = model.params, model.params.rank
-    if params.biases:
-        b = b - w * model.item_biases[items]
-    x = np.zeros((len(offsets) - 1, model.user_features.shape[1]), np.float32)
-    if start is None or params.user_solver == "exact":
-        kernels.solve_exact(model.user_features, model.gram, offsets, items, w, b, reg, x)
-    else:
+    q = model.item_parameters
+    x = np.zeros((len(ratings.offsets) - 1, q.shape[1]), np.float32)
+    exact = start is None or params.user_solver == "exact"
+    if start is not None and not exact:
         x[:, :rank] = start.x
         if params.biases:
             x[:, rank] = start.biases
-        kernels.solve_cg(model.user_features, model.gram, offsets, items, w, b, reg, params.cg_steps, x)
+    weights = np.empty(len(x), np.float32)
+    loss, rescued = kernels.solve_users(
+        q,
+        model.gram,
+        ratings.offsets,
+        ratings.items,
+        ratings.codes,
+        ratings.w_of,
+        ratings.b_of,
+        ratings.reg,
+        params.biases,
+        exact,
+        params.cg_steps,
+        x,
+        weights,
+        np.empty((0, q.shape[1]), np.float32) if residuals is None else residuals,
+    )
     biases = x[:, rank].copy() if params.biases else np.zeros(len(x), np.float32)
-    return SolvedUsers(np.ascontiguousarray(x[:, :rank]), biases)
+    return SolvedBlock(SolvedUsers(np.ascontiguousarray(x[:, :rank]), biases), weights, loss, rescued)
 
 
 def weigh(

@@ -23,9 +23,9 @@ class AlsParams(Section):
     sweeps: int = Field(default=12, ge=1, le=1000)  # at most, for a cold fit
     warm_sweeps: int = Field(default=3, ge=1, le=1000)  # at most, for a warm fit
     tolerance: float = Field(default=0.001, ge=0)  # relative gain of the holdout metric below which a fit stops
-    user_solver: Literal["exact", "cg"] = "exact"
+    user_solver: Literal["auto", "exact", "cg"] = "auto"  # auto: exact where that costs little, else cg
     cg_steps: int = Field(default=3, ge=1, le=100)  # user_solver cg: steps from the last factors
-    item_solver: Literal["auto", "exact", "cg"] = "auto"  # auto: exact while the items' matrices are small together
+    item_solver: Literal["auto", "exact", "cg", "one-pass"] = "auto"  # auto: the fastest that is safe for the data
     item_steps: int = Field(default=10, ge=1, le=50)  # item_solver cg: passes of an item half, at most
     item_tolerance: float = Field(default=0.01, gt=0, lt=1)  # item_solver cg: residual left of a half, as a share
     rating_half_life_days: float | None = Field(default=30.0, gt=0)  # age weight of a rating; null: none

@@ -138,11 +138,62 @@ class SplitBlock:
         )
 
 
+@dataclass(frozen=True)
+class CodedRatings:
+    """The observed ratings of a split block as they are packed: what a pass over all of them reads.
+
+    Attributes:
+        offsets: int64 (U + 1,); user u has ratings ``offsets[u]`` to ``offsets[u + 1]``.
+        items: uint16 or uint32 (N,), positions.
+        codes: uint8 (N,), each rating's place in ``values``; None: ``values`` are those of the ratings one by one.
+        values: float32, (D,) the distinct values, or (N,).
+        weights: float32 (N,), weight of each rating by its age; None when all weigh 1.
+    """
+
+    offsets: NDArray[np.int64]
+    items: NDArray[np.uint16] | NDArray[np.uint32]
+    codes: NDArray[np.uint8] | None
+    values: NDArray[np.float32]
+    weights: NDArray[np.float32] | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "CodedRatings":
+        """Read a row of split blocks; nothing is decoded, the packed bytes are copied once."""
+        offsets = read_array(row[c.OFFSETS], np.int64)
+        coded = len(row[c.DICTIONARY]) > 0
+        return cls(
+            offsets=offsets,
+            items=read_items(row[c.ITEMS], int(offsets[-1])),
+            codes=read_array(row[c.VALUES], np.uint8) if coded else None,
+            values=read_array(row[c.DICTIONARY] if coded else row[c.VALUES], np.float32),
+            weights=read_array(row[c.WEIGHTS], np.float32) if len(row[c.WEIGHTS]) else None,
+        )
+
+    def decoded(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Values and weights of the ratings one by one, float32 (N,) each."""
+        values = self.values if self.codes is None else self.values[self.codes]
+        return values, np.ones(len(values), np.float32) if self.weights is None else self.weights
+
+
 def iter_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     """The rows of an arrow batch without copying binary columns or lists of strings."""
     readers = [_column_reader(column) for column in batch.columns]
     for i in range(batch.num_rows):
         yield {name: read(i) for name, read in zip(batch.schema.names, readers, strict=True)}
+
+
+def gather_batches(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:
+    """Batches together until there are ``rows``: work on few rows is slow, and a session may ask for few at a time."""
+    gathered: list[pa.RecordBatch] = []
+    n = 0
+    for batch in batches:
+        gathered.append(batch)
+        n += batch.num_rows
+        if n >= rows:
+            yield gathered
+            gathered, n = [], 0
+    if n:
+        yield gathered
 
 
 def iter_split_blocks(batch: pa.RecordBatch) -> Iterator[SplitBlock]:

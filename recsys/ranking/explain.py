@@ -60,7 +60,7 @@ def _explain(
     because: NDArray[np.int32],
     contributions: NDArray[np.float32],
 ) -> None:
-    """Fill ``because`` and ``contributions``; arguments as in ``recsys.als.kernels.solve_exact``."""
+    """Fill ``because`` and ``contributions``; arguments as in `explain_lists`."""
     K = features.shape[1]
     n = because.shape[2]
     A = np.empty((K, K))

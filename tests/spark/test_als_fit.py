@@ -1,5 +1,6 @@
 """Whole fits in Spark against the exact oracle, and the laws a fit keeps."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -81,9 +82,12 @@ def test_every_sweep_equals_exact_als(spark: SparkSession, case: dict[str, Any])
     assert result.stopped == "sweeps"
 
 
-def test_the_number_of_partitions_changes_nothing_and_a_repetition_not_a_bit(spark: SparkSession) -> None:
+@pytest.mark.parametrize("solvers", [("exact", "cg"), ("cg", "one-pass")], ids=" ".join)
+def test_the_number_of_partitions_changes_nothing_and_a_repetition_not_a_bit(
+    spark: SparkSession, solvers: tuple[Any, Any]
+) -> None:
     R, W = some_ratings(n_users=60)
-    params = AlsParams(rank=4, sweeps=2, item_solver="cg", item_steps=2)
+    params = AlsParams(rank=4, sweeps=3, user_solver=solvers[0], item_solver=solvers[1], item_steps=2)
     fits = [fit(frame(spark, R, W, partitions=n), R.shape[1], params) for n in (1, 2, 7)]
     for other in fits[1:]:
         np.testing.assert_allclose(other.model.item_factors, fits[0].model.item_factors, atol=1e-5)
@@ -102,13 +106,14 @@ def test_users_lost_between_two_passes_are_computed_again(
     params = AlsParams.model_validate({"rank": 3, "item_solver": "cg", "item_steps": 2, "user_solver": user_solver})
     blocks = frame(spark, R, W).cache()
     undisturbed = fit(blocks, 10, params, max_sweeps=2)
-    apply_ratings = BlockPasses._apply_ratings
+    apply_ratings = BlockPasses.apply_ratings
 
-    def lose_users_first(passes: BlockPasses, factors: Any, direction: Array) -> Array:
-        factors.unpersist(blocking=True)
-        return apply_ratings(passes, factors, direction)
+    def lose_users_first(passes: BlockPasses, direction: Array) -> Array:
+        assert passes._users is not None
+        passes._users.unpersist(blocking=True)
+        return apply_ratings(passes, direction)
 
-    monkeypatch.setattr(BlockPasses, "_apply_ratings", lose_users_first)
+    monkeypatch.setattr(BlockPasses, "apply_ratings", lose_users_first)
     disturbed = fit(blocks, 10, params, max_sweeps=2)
     blocks.unpersist()
     np.testing.assert_array_equal(disturbed.model.item_factors, undisturbed.model.item_factors)
@@ -123,8 +128,10 @@ def test_a_fit_leaves_nothing_in_the_executors_memory(spark: SparkSession) -> No
 
 def test_the_loss_never_rises_from_sweep_to_sweep(spark: SparkSession) -> None:
     R, W = some_ratings()
-    for objective in ("explicit", "implicit"):
-        params = AlsParams.model_validate({"objective": objective, "rank": 4, "reg": 0.02, "sweeps": 8})
+    for objective, item_solver in itertools.product(("explicit", "implicit"), ("exact", "one-pass")):
+        params = AlsParams.model_validate(
+            {"objective": objective, "rank": 4, "reg": 0.02, "sweeps": 8, "item_solver": item_solver}
+        )
         losses = [report.loss for report in fit(frame(spark, R, W), R.shape[1], params).sweeps]
         assert np.all(np.diff(losses) <= 1e-5 * losses[0])
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recsys.als import kernels
-from recsys.als.items import ItemHalf, improve_items, shared_preconditioner, solve_items
+from recsys.als.items import ItemHalf, improve_items, shared_preconditioner, shrunk_weights, solve_items
 from recsys.als.model import FactorModel, scaled_reg, solve_users, weigh
 from recsys.als.params import AlsParams
 from tests.oracles import als as oracle
@@ -32,15 +32,20 @@ def item_half(params: AlsParams, R: Array, W: Array, x: Array, q: Array) -> tupl
     offsets, items, values, weights = csr(R, W)
     w, b = weigh(params, values, weights, 0.0)
     residuals = np.zeros(q.shape, np.float32)
-    kernels.add_item_residuals(x, q, offsets, items, w, b, residuals)
+    items, n = items.astype(np.uint16), len(x)
+    no_gram, no_steps = np.zeros((q.shape[1],) * 2), 0
+    kernels.solve_users(
+        *(q, no_gram, offsets, items, None, w, b, np.zeros(n), False, False, no_steps),
+        *(x.copy(), np.empty(n, np.float32), residuals),
+    )
     gram = params.unobserved_weight * (x.T @ x) * (params.objective == "implicit")
     evidence = R > 0 if params.objective == "implicit" else ~np.isnan(R)
     reg = scaled_reg(params, evidence.sum(axis=0))
 
     def apply_ratings(direction: Array) -> Array:
         image = np.zeros(q.shape, np.float32)
-        kernels.add_item_residuals(x, direction.astype(np.float32), offsets, items, w, np.zeros_like(b), image)
-        return -image.astype(np.float64)
+        kernels.apply_ratings(x, direction.astype(np.float32), offsets, items, None, w, image)
+        return image.astype(np.float64)
 
     rated = (reg >= 0)[:, None]
     return ItemHalf(
@@ -62,7 +67,8 @@ def preconditioner(params: AlsParams, R: Array, W: Array, x: Array, half: ItemHa
     w = np.where(np.isnan(R), 0.0, W * (np.abs(R) * params.alpha if params.objective == "implicit" else 1.0))
     s = w.sum(axis=1)
     moment = (x.T * s) @ x / s.sum()
-    return shared_preconditioner(half, moment, w.sum(axis=0), (~np.isnan(R)).sum(axis=0).astype(float))
+    counts = (~np.isnan(R)).sum(axis=0).astype(float)
+    return shared_preconditioner(half, moment, shrunk_weights(w.sum(axis=0), counts, params.rank))
 
 
 @pytest.mark.parametrize("objective", ["explicit", "implicit"])
@@ -71,7 +77,8 @@ def test_the_exact_item_half_solves_the_normal_equations_of_every_item(objective
     R, W, x, q, half, _ = half_from(params, seed=5)
     offsets, items, values, weights = csr(R, W)
     matrices = np.zeros((len(q), 6), np.float32)
-    kernels.add_item_matrices(x, offsets, items, weigh(params, values, weights, 0.0)[0], matrices)
+    w, _ = weigh(params, values, weights, 0.0)
+    kernels.add_item_matrices(x, offsets, items.astype(np.uint16), None, w, matrices)
 
     solved, fall = solve_items(half, matrices.astype(np.float64))
 
