@@ -21,6 +21,7 @@ from recsys.config import Settings, load_settings  # noqa: E402
 from recsys.errors import RecsysError  # noqa: E402
 from recsys.evaluation.report import StepReport  # noqa: E402
 from recsys.session import start_session  # noqa: E402
+from recsys.store.registry import Registry  # noqa: E402
 
 # A few thousand rows a step: to compile every query's code takes longer than to interpret it.
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
@@ -100,9 +101,11 @@ def main(argv: Sequence[str]) -> int:
     try:
         steps = plan_steps(read_sample(SAMPLE), args.refreshes)
         place_catalogue(warehouse)
+        settings = demo_settings(warehouse)
+        Registry(settings.mlflow, settings.warehouse.root).open_in_background()  # while Spark starts
         spark = start_session("demo", conf=INTERPRETED)
         spark.sparkContext.setLogLevel("ERROR")
-        context = make_context(spark, demo_settings(warehouse))
+        context = make_context(spark, settings)
         run_steps(context, steps)
         show_lists(context)
         show_where(context)

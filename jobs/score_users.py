@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame
 
 from jobs.runner import JobContext, JobResult, run_job
 from recsys import columns as c
@@ -17,9 +17,9 @@ from recsys.ranking.model import ListModel
 from recsys.ranking.score import fallback_row, score_blocks
 from recsys.schemas import RECOMMENDATIONS
 from recsys.store.generations import Generation, current, next_generation, publish, write_lists
+from recsys.store.items import Items, read_items
 from recsys.store.locks import LISTS
 from recsys.store.registry import Registry
-from recsys.store.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,13 @@ def run(context: JobContext, *, reason: str = "score_users", force: bool = False
         made_from = now.model_version, now.table_versions.get(c.THROUGH_BATCH)
         if made_from == (version, through_batch):
             return ScoreReport(now, published=False)
+    tables.generations.read_ahead()
     champion = ListModel.from_files(registry.load(version)).listed_as(context.settings.ranking)
-    model, available = refresh_model(tables, versions, champion)
+    items = read_items(tables.items, versions[tables.items.name])
+    if registry.describe(version).table_versions.items() >= versions.items():  # fitted on all that there is
+        model = champion
+    else:
+        model = refresh_model(champion, tables.user_blocks.read_version(versions[tables.user_blocks.name]), items)
     generation = next_generation(tables)
     split = split_blocks(
         tables.user_blocks.read_version(versions[tables.user_blocks.name]),
@@ -70,28 +75,20 @@ def run(context: JobContext, *, reason: str = "score_users", force: bool = False
         as_of_us=model.as_of_us,
         half_life_days=model.factors.params.rating_half_life_days,
     )
-    lists = score_blocks(split, model, available, generation)
-    fallback = context.spark.createDataFrame([fallback_row(model, available, generation)], RECOMMENDATIONS)
+    lists = score_blocks(split, model, items.available, generation)
+    fallback = context.spark.createDataFrame([fallback_row(model, items.available, generation)], RECOMMENDATIONS)
     written = write_lists(tables, generation, lists.unionByName(fallback))
     return ScoreReport(
         publish(tables, written, version, {**versions, c.THROUGH_BATCH: through_batch}, reason), published=True
     )
 
 
-def refresh_model(
-    tables: Tables, versions: dict[str, int], model: ListModel
-) -> tuple[ListModel, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    """The champion with the items and the trend of these table versions, and which items may be listed."""
-    items = tables.items.read_version(versions[tables.items.name])
-    rows = items.orderBy(c.POSITION).select(c.ITEM_ID, F.col(c.AVAILABLE)).collect()
-    blocks = tables.user_blocks.read_version(versions[tables.user_blocks.name])
-    as_of = find_times(blocks).newest
+def refresh_model(model: ListModel, blocks: DataFrame, items: Items) -> ListModel:
+    """The model with these items, and with counts and trend as of just after the newest rating, like a refit's."""
+    as_of = find_times(blocks).newest + 1
     half_life = model.ranking.trend_half_life_days
-    counts = count_events(blocks, len(rows), as_of_us=as_of, half_lives_days=[half_life])
-    refreshed = model.refreshed(
-        [row[0] for row in rows], counts[0].astype(np.int64), counts[1].astype(np.float32), as_of_us=as_of
-    )
-    return refreshed, np.array([row[1] for row in rows], dtype=np.bool_)
+    counts = count_events(blocks, len(items.ids), as_of_us=as_of, half_lives_days=[half_life])
+    return model.refreshed(items.ids, counts[0].astype(np.int64), counts[1].astype(np.float32), as_of_us=as_of)
 
 
 def main(argv: Sequence[str]) -> int:

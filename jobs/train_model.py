@@ -5,22 +5,26 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
+
 from jobs.runner import JobContext, JobResult, run_job
-from recsys import columns as c
+from recsys.als.fit import SweepReport
 from recsys.als.policy import Change, Policy, choose_policy
 from recsys.config import Settings
 from recsys.errors import GateRefusedError, NothingToTrainError
-from recsys.evaluation.judge import CANDIDATE, CHAMPION, POPULARITY, RECENT_POPULARITY
+from recsys.evaluation.judge import CANDIDATE, CHAMPION, POPULARITY, RECENT_POPULARITY, Judgement
 from recsys.evaluation.report import draw_learning_curve, draw_metric_by_activity
 from recsys.ingestion import find_reflected, read_ledger
 from recsys.ranking.model import ListModel
 from recsys.session import ROOT
+from recsys.store.items import read_items
 from recsys.store.locks import MODELS
-from recsys.store.registry import PARENT, PASSED, REFUSED, VERDICT, Registry
+from recsys.store.registry import PARENT, PASSED, REFUSED, TABLE_VERSION, VERDICT, Registry
 from recsys.store.tables import Tables
 from recsys.training import Training, TrainingData, train
 
@@ -66,11 +70,14 @@ def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) 
     key = fit_key(context.settings, policy, versions, champion)
     logged = registry.find_fit(key)
     if logged is None:
-        training = train(data, context.settings, policy, champion.model if champion else None, say=say)
-        if training is None:
-            why = f"{policy.why}; none is newer than what the champion knows, so no fit could be judged"
-            return TrainReport("fold-in", why, None, False, "no fit", "", 0, {})
-        logged = log_training(registry, key, training, context.settings, policy, versions, champion)
+        with Figures(context.settings.evaluation.k) as figures:
+            old = champion.model if champion else None
+            training = train(data, context.settings, policy, old, say=say, on_judgement=figures.begin)
+            if training is None:
+                why = f"{policy.why}; none is newer than what the champion knows, so no fit could be judged"
+                return TrainReport("fold-in", why, None, False, "no fit", "", 0, {})
+            drawn = figures.finish(training)
+        logged = log_training(registry, key, training, drawn, context.settings, policy, versions, champion)
     entry = registry.describe(logged)
     report = TrainReport(**{**json.loads(entry.tags[REPORT]), "version": logged})
     if report.promoted and entry.verdict != PASSED:  # found from an earlier run, and rolled back since
@@ -111,16 +118,15 @@ def read_training_data(tables: Tables, champion: Champion | None) -> tuple[Train
     new_events = seen.count_accepted(after=through, through=reflected)
     if events == 0:
         raise NothingToTrainError("no rating has been accepted yet. Land rating files and run ingest_ratings first.")
-    items = tables.items.read_version(versions[tables.items.name]).select(c.POSITION, c.ITEM_ID, c.BATCH).collect()
-    items.sort(key=lambda row: row[0])
+    items = read_items(tables.items, versions[tables.items.name])
     change = Change(
         champion=champion.model.factors.params if champion else None,
         known_events=events - new_events,
         new_events=new_events,
-        new_items=sum(row[2] > through for row in items),
+        new_items=int(np.count_nonzero(items.batches > through)),
     )
     blocks = tables.user_blocks.read_version(versions[tables.user_blocks.name])
-    data = TrainingData(blocks, [row[1] for row in items], new_share=new_events / events)
+    data = TrainingData(blocks, items.ids, new_share=new_events / events)
     return data, change, {**versions, THROUGH_BATCH: reflected}
 
 
@@ -135,6 +141,7 @@ def log_training(
     registry: Registry,
     key: str,
     training: Training,
+    figures: dict[str, bytes],
     settings: Settings,
     policy: Policy,
     versions: dict[str, int],
@@ -142,18 +149,6 @@ def log_training(
 ) -> int:
     """Log the fit with parameters, a metric per sweep, figures and tags; returns the registered version."""
     report = report_training(training, policy)
-    k = settings.evaluation.k
-    figures = {
-        "learning_curve.png": draw_learning_curve(
-            [sweep.loss for sweep in training.sweeps], [sweep.metric for sweep in training.sweeps], metric=f"NDCG@{k}"
-        )
-    }
-    if training.judgement is not None:
-        judged = training.judgement.contenders
-        shown = [name for name in (CANDIDATE, CHAMPION, RECENT_POPULARITY, POPULARITY) if name in judged]
-        figures["metric_by_activity.png"] = draw_metric_by_activity(
-            training.judgement.n_history, {name: judged[name].ndcg for name in shown}, metric=f"NDCG@{k}"
-        )
     return registry.log_fit(
         training.model.to_files(),
         fit_key=key,
@@ -174,9 +169,45 @@ def log_training(
             PARENT: str(champion.version) if champion else "none",
             "configuration": settings.digest(),
             "git_commit": git_commit(),
-            **{f"version.{name}": str(version) for name, version in versions.items() if name != THROUGH_BATCH},
+            **{f"{TABLE_VERSION}{name}": str(version) for name, version in versions.items() if name != THROUGH_BATCH},
         },
     )
+
+
+class Figures:
+    """The figures of a fit, drawn in the background while the refit runs: what they show is known before it."""
+
+    def __init__(self, k: int) -> None:
+        self._metric = f"NDCG@{k}"
+        self._artist = ThreadPoolExecutor(1, "figures")
+        self._drawing: Future[dict[str, bytes]] | None = None
+
+    def __enter__(self) -> "Figures":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._artist.shutdown()
+
+    def begin(self, sweeps: Sequence[SweepReport], judgement: Judgement | None) -> None:
+        """Start drawing."""
+        self._drawing = self._artist.submit(self._draw, sweeps, judgement)
+
+    def finish(self, training: Training) -> dict[str, bytes]:
+        """The figures as PNG by file name; drawn now when nothing was judged on the way."""
+        if self._drawing is None:
+            return self._draw(training.sweeps, training.judgement)
+        return self._drawing.result()
+
+    def _draw(self, sweeps: Sequence[SweepReport], judgement: Judgement | None) -> dict[str, bytes]:
+        losses, metrics = [sweep.loss for sweep in sweeps], [sweep.metric for sweep in sweeps]
+        figures = {"learning_curve.png": draw_learning_curve(losses, metrics, metric=self._metric)}
+        if judgement is not None:
+            judged = judgement.contenders
+            shown = [name for name in (CANDIDATE, CHAMPION, RECENT_POPULARITY, POPULARITY) if name in judged]
+            figures["metric_by_activity.png"] = draw_metric_by_activity(
+                judgement.n_history, {name: judged[name].ndcg for name in shown}, metric=self._metric
+            )
+        return figures
 
 
 def report_training(training: Training, policy: Policy) -> TrainReport:

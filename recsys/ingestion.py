@@ -39,14 +39,13 @@ from recsys.ratings.validate import (
 )
 from recsys.session import ROOT
 from recsys.store.pause import pause_at
-from recsys.store.tables import Table, Tables, Txn
+from recsys.store.tables import Memo, Table, Tables, Txn
 
 log = logging.getLogger(__name__)
 
 _RATING = schemas.RATINGS.names
 
-# Ledger path → (table identity, version) and what the ledger holds then.
-_ledgers: dict[str, tuple[tuple[str, int], Seen]] = {}
+_ledgers: Memo[Seen] = Memo()
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,8 @@ class Ingestion:
             if interrupted:
                 self._files.delete(self._claim_file)
             return []
+        for table in (self._tables.ratings, self._tables.items, self._tables.user_blocks):
+            table.read_ahead()  # while the rows are checked
         checked, read = self._check_files(files, claimed_us)
         try:
             claim = Claim(batch, claimed_us, make_entries(batch, claimed_us, files, read, self.seen))
@@ -135,6 +136,7 @@ class Ingestion:
         if claim.counts.accepted > 0:
             options = {"compression": self._settings.ingest.compression}
             self._tables.ratings.append(events, Txn(self._app, claim.batch), options)
+            self._tables.ratings.read_ahead()
         pause_at("ingest:after_ratings")
         return self._close(claim, events, quarantined=quarantined)
 
@@ -234,13 +236,14 @@ class Ingestion:
         pause_at("ingest:after_ledger")
         self._files.delete(self._claim_file)
         self.seen.add(claim.entries)
-        _ledgers[tables.ledger.path] = ((tables.ledger.identity(), tables.ledger.version()), self.seen)
+        _ledgers.put(tables.ledger, tables.ledger.state(), self.seen)
         log_event(log, "batch_closed", batch=claim.batch, files=len(claim.entries), **asdict(claim.counts))
         return ClosedBatch(claim, new_items)
 
     def _append_new_items(self, events: DataFrame, txn: Txn) -> int:
         items = self._tables.items
         items.append(number_new_items(events, items.read(), self._read_catalogue(), batch=txn.version), txn)
+        items.read_ahead()
         return items.txn_rows(txn) or 0
 
     def _read_catalogue(self) -> DataFrame | None:
@@ -355,9 +358,10 @@ def read_ledger(tables: Tables) -> Seen:
 
     One process reads a version of the ledger once: a loop that runs every few minutes adds its own entries to it.
     """
-    state = (tables.ledger.identity(), tables.ledger.version())
-    if tables.ledger.path in _ledgers and _ledgers[tables.ledger.path][0] == state:
-        return _ledgers[tables.ledger.path][1]
+    state = tables.ledger.state()
+    known = _ledgers.get(tables.ledger, state)
+    if known is not None:
+        return known
     ledger = tables.ledger.read().select(
         c.BATCH,
         c.SOURCE,
@@ -388,7 +392,7 @@ def read_ledger(tables: Tables) -> Seen:
         log_event(log, "ledger_is_empty_but_ratings_are_not", level=logging.WARNING)
         seen.last_batch = tables.ratings.read().agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0))).collect()[0][0]
         seen.last_accepted_batch = seen.last_batch
-    _ledgers[tables.ledger.path] = (state, seen)
+    _ledgers.put(tables.ledger, state, seen)
     return seen
 
 
@@ -423,6 +427,7 @@ def bring_blocks_up_to_date(tables: Tables, *, through_batch: int) -> int:
     )
     note = {c.THROUGH_BATCH: through_batch, c.RATINGS_VERSION: version}
     tables.user_blocks.replace(updated.observe(after, n_users), where, note=note)
+    tables.user_blocks.read_ahead()
     pause_at("ingest:after_blocks")
     new_users: int = after.get[c.N_USERS] - (before.get[c.N_USERS] if old is not None else 0)
     log_event(log, "blocks_updated", through_batch=through_batch, buckets=len(touched), new_users=new_users)

@@ -102,6 +102,7 @@ def train(
     champion: ListModel | None,
     *,
     say: Say = lambda line: None,
+    on_judgement: Callable[[tuple[SweepReport, ...], Judgement], None] = lambda sweeps, judgement: None,
 ) -> Training | None:
     """Fit a candidate, judge it on events that neither it nor the champion was fitted on, and refit if it passed.
 
@@ -111,6 +112,7 @@ def train(
         policy: cold or warm.
         champion: the model to compare with, and for a warm fit to go on from.
         say: told what happens, for people who watch.
+        on_judgement: given the candidate's sweeps and the judgement when they are known, before the refit.
 
     Returns:
         None when there is a champion and nothing newer than what it knows: no candidate could be compared with it.
@@ -142,6 +144,7 @@ def train(
             judgement = judge(split, contenders, settings.evaluation, n_held_users=n_held)
             verdict = decide(compare(judgement, settings.evaluation), settings.gate, candidate.problems())
             say(str(verdict))
+            on_judgement(sweeps, judgement)
             if not verdict.promoted:
                 return Training(candidate, verdict, judgement, sweeps, start.n_sweeps + len(sweeps))
             factors = candidate.factors

@@ -9,6 +9,7 @@ from pyspark.sql import SparkSession
 
 from recsys.config import Settings
 from recsys.session import start_session
+from tests.sessions import TWO_TASKS
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -17,10 +18,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """The shared local session: two cores, two shuffle partitions, Delta on."""
-    session = start_session(
-        "tests",
-        conf={"spark.master": "local[2]", "spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2"},
-    )
+    session = start_session("tests", conf=TWO_TASKS)
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()

@@ -20,17 +20,14 @@ from recsys.schemas import GENERATIONS
 from recsys.store.locks import check_held
 from recsys.store.pause import pause_at
 from recsys.store.registry import Registry
-from recsys.store.tables import Tables, Txn
+from recsys.store.tables import Memo, Tables, Txn
 
 log = logging.getLogger(__name__)
 
 PUBLISHED: Final = "published"
 ROLLED_BACK: Final = "rolled back"  # an earlier generation made visible again
 
-_SCORE_AGAIN: Final = "Run score_users again."
-
-# Table path → (table identity, version) and the history it holds.
-_histories: "dict[str, tuple[tuple[str, int], list[Generation]]]" = {}
+_histories: "Memo[list[Generation]]" = Memo()
 
 
 @dataclass(frozen=True)
@@ -50,14 +47,14 @@ class Generation:
 def read_history(tables: Tables) -> list[Generation]:
     """All publications and rollbacks, oldest first. One process reads a version of the table once."""
     table = tables.generations
-    state = (table.identity(), table.version())
-    known = _histories.get(table.path)
-    if known is not None and known[0] == state:
-        return list(known[1])
+    state = table.state()
+    known = _histories.get(table, state)
+    if known is not None:
+        return list(known)
     history = [Generation(**row.asDict()) for row in table.read_version(state[1]).collect()]
     history.sort(key=lambda entry: entry.sequence)
     history = [replace(entry, published_at=entry.published_at.astimezone(UTC)) for entry in history]
-    _histories[table.path] = (state, history)
+    _histories.put(table, state, history)
     return list(history)
 
 
@@ -83,7 +80,8 @@ class WrittenLists:
 def write_lists(tables: Tables, generation: int, lists: DataFrame) -> WrittenLists:
     """Write the lists of a generation that is not published yet, in one commit; nobody sees them before `publish`.
 
-    What a killed run has left under this number is replaced.
+    What a killed run has left under this number is replaced. Where the table's last commit is that of published lists
+    nothing can be left, and the lists are added, which is quicker than to look for what they would replace.
 
     Args:
         tables: The warehouse.
@@ -94,13 +92,17 @@ def write_lists(tables: Tables, generation: int, lists: DataFrame) -> WrittenLis
         PublicationError: the generation was published before; or the fallback row is missing, or scores are not finite
             numbers, or fewer rows were written than scored: then they cannot be published.
     """
-    if generation in {entry.generation for entry in read_history(tables)}:
+    published = {entry.generation for entry in read_history(tables)}
+    if generation in published:
         raise PublicationError(f"generation {generation} is published and cannot change. Take the next number.")
-    scored = Observation()
-    rows = tables.recommendations.replace(lists.observe(scored, *_counts()), f"{c.GENERATION} = {generation}")
-    found = scored.get
-    n_users = rows - found["fallbacks"]
-    _require_complete(generation, found["users"], n_users, found["fallbacks"], found["unservable"], _SCORE_AGAIN)
+    scored, table, note = Observation(), tables.recommendations, {c.GENERATION: generation}
+    counted, last = lists.observe(scored, *_counts()), table.last_note()
+    if last is not None and last.get(c.GENERATION) in published:
+        rows = table.append(counted, note=note)
+    else:
+        rows = table.replace(counted, f"{c.GENERATION} = {generation}", note=note)
+    n_users = rows - scored.get["fallbacks"]
+    _require_complete(generation, scored.get, n_users, advice="Run score_users again.")
     log_event(log, "lists_written", generation=generation, users=n_users)
     return WrittenLists(generation, n_users)
 
@@ -234,7 +236,7 @@ def _check_lists(tables: Tables, target: Generation) -> None:
     """
     [found] = _lists_of(tables, target.generation).agg(*_counts()).collect()
     advice = "Maintenance has dropped it; choose a later one."
-    _require_complete(target.generation, found.users, target.n_users, found.fallbacks, found.unservable, advice)
+    _require_complete(target.generation, found.asDict(), target.n_users, advice=advice)
 
 
 def _counts() -> list[Column]:
@@ -246,11 +248,13 @@ def _counts() -> list[Column]:
     ]
 
 
-def _require_complete(generation: int, users: int, of_users: int, fallbacks: int, unservable: int, advice: str) -> None:
-    if (users, fallbacks, unservable) != (of_users, 1, 0):
+def _require_complete(generation: int, found: Mapping[str, int], n_users: int, *, advice: str) -> None:
+    """Hold what `_counts` found against what must be there."""
+    if (found["users"], found["fallbacks"], found["unservable"]) != (n_users, 1, 0):
         raise PublicationError(
-            f"generation {generation} has lists for {users} of {of_users} users, {fallbacks} of 1 fallback "
-            f"list, and {unservable} lists with scores that are not numbers. Nothing was changed. {advice}"
+            f"generation {generation} has lists for {found['users']} of {n_users} users, {found['fallbacks']} of 1 "
+            f"fallback list, and {found['unservable']} lists with scores that are not numbers. "
+            f"Nothing was changed. {advice}"
         )
 
 
@@ -258,7 +262,7 @@ def _append(tables: Tables, history: list[Generation], entry: Generation) -> Non
     """Move the pointer in one commit, unless another job has moved it since the history was read."""
     check_held()
     table = tables.generations
-    (identity, version), _ = _histories[table.path]
+    identity, version = table.state()
     row = table.read().sparkSession.createDataFrame([asdict(entry)], GENERATIONS)
     # The sequence as the transaction's version: of two rows with the same sequence, Delta takes one.
     if table.append(row, Txn(f"{identity}:pointer", entry.sequence)) == 0:
@@ -266,8 +270,7 @@ def _append(tables: Tables, history: list[Generation], entry: Generation) -> Non
             f"another job published while generation {entry.generation} was being published: now {current(tables)}. "
             "Run it again."
         )
-    if table.version() == version + 1:  # nothing but this row is new
-        _histories[table.path] = ((identity, version + 1), [*history, entry])
+    _histories.put(table, (identity, version + 1), [*history, entry])
 
 
 def _lists_of(tables: Tables, generation: int) -> DataFrame:

@@ -40,6 +40,7 @@ VERDICT: Final = "verdict"
 PARENT: Final = "parent_model"  # the champion it was fitted from and judged against, or "none"
 REPLACES: Final = "replaces"  # the champion it took the place of
 ATTEMPT: Final = "attempt."  # + time: one promotion attempt and its outcome
+TABLE_VERSION: Final = "version."  # + table: the version of it that the fit read
 ORPHAN: Final = "orphan"  # + when it was found: its job died before anything was done with it; see tag_orphans
 WAREHOUSE: Final = "warehouse"
 
@@ -73,6 +74,12 @@ class ModelVersion:
     def verdict(self) -> str:
         """The judge's word, or why there is none."""
         return self.tags.get(VERDICT, PENDING)
+
+    @property
+    def table_versions(self) -> dict[str, int]:
+        """Versions of the tables that it was fitted on, by name."""
+        tags = self.tags.items()
+        return {key.removeprefix(TABLE_VERSION): int(tag) for key, tag in tags if key.startswith(TABLE_VERSION)}
 
 
 class Registry:

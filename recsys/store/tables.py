@@ -4,10 +4,9 @@ import json
 import logging
 import uuid
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
@@ -21,8 +20,13 @@ from recsys.store.params import WarehouseParams
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _BUCKETS = "recsys.buckets"
 _USERS_PER_BLOCK = "recsys.usersPerBlock"
+# One at a time: there is work in the foreground.
+_ahead = ThreadPoolExecutor(1, "read_ahead")
+
 # What a commit's metadata say.
 _MARK = "write"
 _NOTE = "note"
@@ -94,6 +98,11 @@ class Table:
         """What tells this table from another that once stood, or will stand, at the same path."""
         return str(self._snapshot().metadata().id())
 
+    def state(self) -> tuple[str, int]:
+        """Identity and latest version."""
+        snapshot = self._snapshot()
+        return str(snapshot.metadata().id()), int(snapshot.version())
+
     def properties(self) -> dict[str, str]:
         """The table's properties."""
         entries = self._snapshot().metadata().configuration().iterator()
@@ -118,16 +127,38 @@ class Table:
                 return int(self._commit_info(version)["operationMetrics"]["numOutputRows"])
         return None
 
-    def append(self, rows: DataFrame, txn: Txn | None = None, options: Mapping[str, str] | None = None) -> int:
+    def read_ahead(self) -> "Future[None]":
+        """Let Delta reconstruct the latest version's state in the background.
+
+        The first read or txn after a commit waits for that, about a second whatever the table's size: a job that knows
+        what it will read next calls this and does something else meanwhile. Nothing is lost if it fails: the read then
+        does it, and says what is wrong.
+        """
+        return _ahead.submit(self._reconstruct)
+
+    def _reconstruct(self) -> None:
+        try:
+            self._snapshot().stateDF().count()
+        except Exception as err:
+            log_event(log, "read_ahead_failed", table=self.name, error=type(err).__name__)
+
+    def append(
+        self,
+        rows: DataFrame,
+        txn: Txn | None = None,
+        options: Mapping[str, str] | None = None,
+        *,
+        note: Mapping[str, int] | None = None,
+    ) -> int:
         """Add rows in one commit and return how many; none with a ``txn`` that the table knows already.
 
         Looking a txn up costs Delta the reconstruction of the table's state, about a second: a caller that cannot write
-        twice does without.
+        twice does without. The ``note`` is for `last_note`.
         """
         writer = rows.write.format("delta").mode("append").options(**(options or {}))
         if txn is not None:
             writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
-        return self._commit(writer)
+        return self._commit(writer, note)
 
     def replace(self, rows: DataFrame, where: str, *, note: Mapping[str, int] | None = None) -> int:
         """Put rows in the place of those that fulfil the SQL condition, in one commit; returns how many are new.
@@ -141,12 +172,15 @@ class Table:
             AnalysisException: one of the new rows does not fulfil the condition.
         """
         writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", where)
-        return self._commit(writer, {} if note is None else {_NOTE: dict(note)})
+        return self._commit(writer, note)
 
     def last_note(self) -> dict[str, int] | None:
-        """The note of the latest commit, None when that has none."""
-        text = self._commit_info(self.version()).get("userMetadata")
-        return None if text is None else json.loads(text).get(_NOTE)
+        """The note of the latest commit, None when that has none or something else wrote it."""
+        try:
+            said = json.loads(self._commit_info(self.version()).get("userMetadata", "null"))
+        except ValueError:  # others write what they like there
+            return None
+        return said.get(_NOTE) if isinstance(said, dict) else None
 
     def partitions_added(self, column: str, *, after: int, through: int) -> set[str] | None:
         """Values of the partition column that commits after one version brought rows for, read from the log.
@@ -166,9 +200,10 @@ class Table:
         """Remove the rows that fulfil the SQL condition, in one commit."""
         DeltaTable.forPath(self._spark, self.path).delete(where)
 
-    def _commit(self, writer: DataFrameWriter, metadata: Mapping[str, Any] = MappingProxyType({})) -> int:
+    def _commit(self, writer: DataFrameWriter, note: Mapping[str, int] | None) -> int:
         """Write, and find out from the commit itself how many rows; 0 when Delta knew the txn and made none."""
-        mark = json.dumps({**metadata, _MARK: uuid.uuid4().hex})  # tells it from others' commits that come in between
+        said = {} if note is None else {_NOTE: dict(note)}
+        mark = json.dumps({**said, _MARK: uuid.uuid4().hex})  # tells it from others' commits that come in between
         before = self.version()
         writer.option("userMetadata", mark).save(self.path)
         for version in range(before + 1, self.version() + 1):
@@ -194,6 +229,23 @@ class Table:
         except FileNotFoundError:
             return None
         return [json.loads(line) for line in text.splitlines()]
+
+
+class Memo(Generic[T]):
+    """What one process has made of a table's rows, by table: it holds until anybody commits to the table."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._known: dict[str, tuple[tuple[str, int], T]] = {}
+
+    def get(self, table: Table, state: tuple[str, int]) -> T | None:
+        """What was made of a state, None when that was not read."""
+        known, value = self._known.get(table.path, (None, None))
+        return value if known == state else None
+
+    def put(self, table: Table, state: tuple[str, int], value: T) -> None:
+        """Keep what was made of a state."""
+        self._known[table.path] = (state, value)
 
 
 class Tables:

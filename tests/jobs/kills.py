@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recsys.session import ROOT
+from tests.sessions import TWO_TASKS
 
 # A process of its own, as a scheduler starts it; two tasks at once as in the shared session.
 _CHILD = """
@@ -38,10 +39,9 @@ def kill_at_points(module: str, arguments: Sequence[str], warehouse: Path, point
         The copy of each point, beside the warehouse.
     """
     paused, said = warehouse.with_suffix(".paused"), warehouse.with_suffix(".said")
-    conf = {"spark.master": "local[2]", "spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2"}
     with said.open("w") as output:
         child = subprocess.Popen(
-            [sys.executable, "-c", _CHILD.format(module=module), json.dumps(conf), json.dumps(list(arguments))],
+            [sys.executable, "-c", _CHILD.format(module=module), json.dumps(TWO_TASKS), json.dumps(list(arguments))],
             cwd=ROOT,
             env=os.environ
             | {"PYTHONPATH": str(ROOT), "RECSYS_PAUSE_AT": ",".join(points), "RECSYS_PAUSE_FILE": str(paused)},

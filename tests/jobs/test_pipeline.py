@@ -10,6 +10,7 @@ from jobs.pipeline import main
 from jobs.train_model import TrainReport
 from tests.jobs.fingerprint import fingerprint
 from tests.jobs.kills import kill_at_points
+from tests.jobs.warehouses import arguments, land_csv
 from tests.worlds import Event, two_tastes
 
 # Between the commits of each job. Ingestion alone is killed at more points in its own test.
@@ -25,15 +26,8 @@ SETTINGS = {
 }
 
 
-def write_csv(folder: Path, name: str, events: list[Event]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"{e.user_id},{e.item_id},{e.value:g},{int(e.event_time.timestamp())}" for e in events]
-    (folder / name).write_text("\n".join(["user_id,item_id,rating,timestamp", *lines, ""]))
-
-
-def arguments(warehouse: Path, landing: Path) -> list[str]:
-    settings = {**SETTINGS, "landing.path": landing}
-    return ["--warehouse", str(warehouse), *(f"--set={key}={value}" for key, value in settings.items())]
+def land(folder: Path, name: str, events: list[Event]) -> None:
+    land_csv(folder, name, *(f"{e.user_id},{e.item_id},{e.value:g},{int(e.event_time.timestamp())}" for e in events))
 
 
 @pytest.mark.timeout(1200)  # six turns
@@ -42,22 +36,22 @@ def test_cases_18_19_47_48_61_killed_anywhere_and_run_again_it_ends_as_if_undist
 ) -> None:
     landing = tmp_path / "landing"
     events = two_tastes(n_users=60, n_items=30, n_rated=8)
-    write_csv(landing, "1.csv", [*events[::2], Event("u0001", "i000", 99.0, events[0].event_time)])
-    write_csv(landing, "2.csv", events[1::2])
+    land(landing, "1.csv", [*events[::2], Event("u0001", "i000", 99.0, events[0].event_time)])
+    land(landing, "2.csv", events[1::2])
     undisturbed = tmp_path / "undisturbed"
-    assert main(arguments(undisturbed, landing)) == 0
+    assert main(arguments(undisturbed, landing, SETTINGS)) == 0
     expected = fingerprint(spark, str(undisturbed))
     assert expected["champion, challenger, previous"][0] == 1
     assert expected["quarantine"][0] == 1
     assert expected["recommendations"][0] == 60 + 1
 
     warehouse = tmp_path / "warehouse"
-    copies = kill_at_points("jobs.pipeline", arguments(warehouse, landing), warehouse, POINTS)
+    copies = kill_at_points("jobs.pipeline", arguments(warehouse, landing, SETTINGS), warehouse, POINTS)
 
     for point, copy in copies.items():
-        assert main(arguments(copy, landing)) == 0, point
+        assert main(arguments(copy, landing, SETTINGS)) == 0, point
         assert fingerprint(spark, str(copy)) == expected, point
-    assert main(arguments(copy, landing)) == 0, "nothing is new"
+    assert main(arguments(copy, landing, SETTINGS)) == 0, "nothing is new"
     assert fingerprint(spark, str(copy)) == expected, "nothing was new, and nothing may change"
 
 
@@ -65,10 +59,10 @@ def test_a_first_model_that_is_refused_ends_the_turn_with_the_gates_word(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     landing = tmp_path / "landing"
-    write_csv(landing, "1.csv", two_tastes(n_users=4, n_items=6, n_rated=2))
+    land(landing, "1.csv", two_tastes(n_users=4, n_items=6, n_rated=2))
     refused = TrainReport("cold", "no champion yet", 1, False, "refused", "worse than recent popularity", 3, {})
     monkeypatch.setattr(train_model, "run", lambda context, say: refused)
-    assert main(arguments(tmp_path / "warehouse", landing)) == 4
+    assert main(arguments(tmp_path / "warehouse", landing, SETTINGS)) == 4
     assert "error: worse than recent popularity. The champion stays." in capsys.readouterr().err
     runs = spark.read.format("delta").load(str(tmp_path / "warehouse" / "job_runs"))
     assert {row.job: row.exit_code for row in runs.collect()} == {"ingest_ratings": 0, "train_model": 4, "pipeline": 4}

@@ -1,6 +1,7 @@
 """Warehouses for tests of jobs: made once, then copied, because making eight tables costs seconds."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,18 @@ def make_settings(root: Path, folder: Path, /, **sections: dict[str, Any]) -> Se
     for name, section in sections.items():
         content[name] = content.get(name, {}) | section
     return Settings.model_validate(content)
+
+
+def land_csv(folder: Path, name: str, *rows: str) -> None:
+    """Put a file of ratings with its header into the landing folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("\n".join(["user_id,item_id,rating,timestamp", *rows, ""]))
+
+
+def arguments(warehouse: Path, landing: Path, settings: Mapping[str, object]) -> list[str]:
+    """A job's arguments, as on its command line."""
+    given = {**settings, "landing.path": landing}
+    return ["--warehouse", str(warehouse), *(f"--set={key}={value}" for key, value in given.items())]
 
 
 def copy_warehouse(spark: SparkSession, origin: Path, settings: Settings) -> JobContext:

@@ -143,6 +143,19 @@ def test_case_61_lists_killed_before_they_were_published_are_replaced(spark: Spa
     assert read_lists(tables) == (2, lists_of(2))
 
 
+def test_case_61_lists_left_by_a_kill_are_replaced_even_when_maintenance_came_in_between(
+    spark: SparkSession, tables: Tables
+) -> None:
+    publish_lists(spark, tables, 1)
+    publish_lists(spark, tables, 2)
+    write_lists(tables, 3, frame(spark, 3, {"gone": [("x", 1.0, "")], **lists_of(3)}))
+    assert drop_old_generations(tables, keep=1) == [1]
+    assert tables.recommendations.last_note() is None, "the last commit is maintenance's"
+    publish_lists(spark, tables, next_generation(tables))
+    assert read_lists(tables) == (3, lists_of(3))
+    assert sorted(row[0] for row in tables.recommendations.read().select(c.GENERATION).collect()) == [2] * 3 + [3] * 3
+
+
 def test_case_62_a_reader_sees_one_whole_generation_while_the_next_ones_are_published(
     spark: SparkSession, tables: Tables
 ) -> None:

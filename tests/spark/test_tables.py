@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from recsys.schemas import ITEMS
 from recsys.store.files import Files
+from recsys.store.items import read_items
 from recsys.store.params import WarehouseParams
 from recsys.store.tables import SPECS, Table, Tables, Txn
 
@@ -75,6 +76,31 @@ def test_rows_are_replaced_where_the_condition_holds_and_the_commit_keeps_a_note
     items.replace(rows(spark, 1, "d"), "batch = 1", note={"through": 7})
     assert sorted(row.item_id for row in items.read().collect()) == ["c", "d"]
     assert items.last_note() == {"through": 7}
+    for foreign in ("by hand", "[1]"):
+        rows(spark, 1, "e").write.format("delta").mode("append").option("userMetadata", foreign).save(items.path)
+        assert items.last_note() is None
+
+
+def test_items_are_read_by_position_and_once_a_version(spark: SparkSession, items: Table) -> None:
+    items.append(spark.createDataFrame([("b", 1, None, None, False, 1), ("c", 0, None, None, True, 1)], ITEMS))
+    first = read_items(items, 1)
+    assert (first.ids, first.batches.tolist(), first.available.tolist()) == (["c", "b"], [1, 1], [True, False])
+    assert read_items(items, 1) is first
+    items.append(spark.createDataFrame([("a", 2, None, None, True, 2)], ITEMS))
+    assert read_items(items, 2).ids == ["c", "b", "a"]
+    assert read_items(items, 1).ids == ["c", "b"], "a version that is not the latest any more"
+    items.append(spark.createDataFrame([("d", 4, None, None, True, 2)], ITEMS))
+    with pytest.raises(ValueError, match="version 3: positions of 4 items have gaps"):
+        read_items(items, 3)
+
+
+def test_reading_ahead_changes_nothing_and_its_failure_is_left_to_the_read(
+    spark: SparkSession, items: Table, tmp_path: Path
+) -> None:
+    items.append(rows(spark, 1, "a"))
+    items.read_ahead().result()
+    assert (items.version(), items.read().count()) == (1, 1)
+    Table(spark, Files(spark), "none", f"file:{tmp_path}/none").read_ahead().result()
 
 
 def test_the_log_says_which_partitions_got_rows(spark: SparkSession, tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """A training judges before it refits, never on events that a model was fitted on, and says why when it cannot."""
 
+import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.score_users import refresh_model
 from recsys.als.policy import Policy
 from recsys.blocks.codec import to_micros
 from recsys.config import Settings
 from recsys.errors import NothingToTrainError
 from recsys.evaluation.judge import CANDIDATE_FACTORS, CHAMPION_FACTORS
 from recsys.ranking.model import ListModel
+from recsys.store.items import Items
 from recsys.training import Training, TrainingData, train
 from tests.worlds import START, Event, item_ids, make_blocks, two_tastes
 
@@ -56,6 +59,15 @@ def test_a_first_model_that_knows_tastes_passes_and_is_refitted_on_everything(
     # Twenty items of each taste, ten on a list: chance finds half of the held-out ones, taste nearly all of them twice
     # as often as a list that ignores it.
     assert judged.contenders[CANDIDATE_FACTORS].recall.mean() > 1.5 * judged.contenders["popularity"].recall.mean()
+
+
+def test_a_model_refitted_on_everything_needs_no_refresh(
+    spark: SparkSession, first: Training, events: list[Event]
+) -> None:
+    blocks = data_of(spark, events[: len(events) * 7 // 10]).user_blocks
+    batches, available = np.ones(N_ITEMS, np.int64), np.ones(N_ITEMS, np.bool_)
+    refreshed = refresh_model(first.model, blocks, Items(item_ids(N_ITEMS), batches, available))
+    assert refreshed.to_files() == first.model.to_files()
 
 
 def test_case_53_a_candidate_that_learned_nothing_is_refused_and_not_refitted(
