@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "als": BASICS | {"blocks"},
     "ranking": BASICS | {"blocks", "als"},
     "evaluation": BASICS | {"blocks", "als", "ranking"},
+    "ml": {"schemas", "columns", "errors", "blocks", "als", "ranking"},
     "store": BASICS | {"als", "ranking", "evaluation"},
     "ingestion": BASICS | {"blocks", "ratings", "store", "config", "session"},
     "training": BASICS | {"blocks", "als", "ranking", "evaluation", "config"},
