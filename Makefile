@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit lint format lock clean
+.PHONY: help setup demo test test-unit lint format lock bench bench-netflix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,20 @@ lock: $(READY) ## resolve requirements/*.txt afresh from setup.cfg
 	@for extra in runtime serving dev bench; do \
 	  $(BIN)/uv pip compile -q setup.cfg --extra $$extra --generate-hashes --python-version 3.11 \
 	    --no-header --no-annotate --upgrade -o requirements/$$extra.txt; done
+
+# The rivals have an environment of their own: what they need must not decide what the jobs run with.
+BENCH := build/bench-venv
+
+$(BENCH)/.ready: $(READY) requirements/bench.txt
+	@"$(PYTHON)" -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
+bench: $(BENCH)/.ready ## every target against its rivals at 10 M ratings, in about 20 minutes
+	@$(BENCH)/bin/python -m benchmarks.run --size 10M --repeat 1 --iterations 2
+
+bench-netflix: $(BENCH)/.ready ## every target at its own size, three runs each; hours
+	@$(BENCH)/bin/python -m benchmarks.run --repeat 3
 
 clean: ## remove the environment, the jars and the demo's warehouse
 	rm -rf $(VENV) .jars demo-warehouse

@@ -1,0 +1,1 @@
+"""Measurements against MLlib, implicit and cmfrec: same data, same cores, one run."""
