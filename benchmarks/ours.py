@@ -39,6 +39,7 @@ from recsys.ingestion import bring_blocks_up_to_date
 from recsys.ranking.model import ListModel
 from recsys.ranking.params import RankingParams
 from recsys.ranking.score import score_blocks
+from recsys.store.items import read_items
 from recsys.store.params import MlflowParams, WarehouseParams
 from recsys.store.registry import Registry
 from recsys.store.tables import Tables
@@ -253,10 +254,9 @@ def block_bytes(task: Task) -> Result:
     spark = open_session(task)
     tables = _open_tables(spark, Path(task.options["warehouse"]), task.shape)
     bring_blocks_up_to_date(tables, through_batch=FIRST_BATCH)
-    binary = (c.OFFSETS, c.ITEMS, c.VALUES, c.DICTIONARY, c.TIMES)
-    strings = (c.USER_IDS, c.EVENT_IDS)
+    binary = (c.OFFSETS, c.ITEMS, c.VALUES, c.DICTIONARY, c.TIMES, c.EVENT_IDS)
     sizes = [sf.sum(sf.octet_length(name)).alias(name) for name in binary]
-    sizes += [sf.sum(sf.octet_length(sf.array_join(name, ""))).alias(name) for name in strings]
+    sizes.append(sf.sum(sf.octet_length(sf.array_join(c.USER_IDS, ""))).alias(c.USER_IDS))
     [found] = tables.user_blocks.read().agg(sf.sum(c.N_RATINGS).alias(c.N_RATINGS), *sizes).collect()
     n = found[c.N_RATINGS]
     kept: list[tuple[int, int]] = []
@@ -272,7 +272,7 @@ def block_bytes(task: Task) -> Result:
             "Spark reports no stored RDD during a fit: the engine keeps its blocks in another way now."
         )
     return {
-        "table": {name: found[name] / n for name in (*binary, *strings)},
+        "table": {name: found[name] / n for name in (*binary, c.USER_IDS)},
         "ratings": n,
         # The blocks are stored first; what a fit stores later are its users' factors.
         "kept_a_rating": min(kept)[1] / observed,
@@ -414,8 +414,8 @@ def _fit_from_tables(
     tables: Tables, params: AlsParams, run: _Run, *, start: FactorModel | None = None
 ) -> tuple[FactorModel, list[str]]:
     """Fit from the blocks table until the run's goal is reached; the model, and the ids of its items."""
-    rows = tables.items.read().select(c.POSITION, c.ITEM_ID).collect()
-    ids = [row[1] for row in sorted(rows)]
+    tables.user_blocks.read_ahead()
+    ids = read_items(tables.items, tables.items.version()).ids
     last: list[FactorModel] = []
 
     def measure(model: FactorModel) -> float:

@@ -45,6 +45,7 @@ VALUES: Final = "values"
 DICTIONARY: Final = "dictionary"
 TIMES: Final = "times"
 EVENT_IDS: Final = "event_ids"
+CONTENT: Final = "content"  # of a Parquet file of the ratings table, on its way to be packed; never stored
 WEIGHTS: Final = "weights"
 HELD_OFFSETS: Final = "held_offsets"
 HELD_ITEMS: Final = "held_items"

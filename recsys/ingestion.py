@@ -38,6 +38,7 @@ from recsys.ratings.validate import (
     mark_duplicates,
 )
 from recsys.session import ROOT
+from recsys.store.items import read_items
 from recsys.store.pause import pause_at
 from recsys.store.tables import Memo, Table, Tables, Txn
 
@@ -419,11 +420,12 @@ def bring_blocks_up_to_date(tables: Tables, *, through_batch: int) -> int:
     old = tables.user_blocks.read().where(where).observe(before, n_users) if reflected.batch > 0 else None
     updated = update_blocks(
         old,
-        events,
-        tables.items.read(),
-        users_per_block=tables.users_per_block,
+        tables.ratings.read_files(events.where(where)),
+        read_items(tables.items, tables.items.version()).ids,
+        after_batch=reflected.batch,
         through_batch=through_batch,
         ratings_version=version,
+        users_per_block=tables.users_per_block,
     )
     note = {c.THROUGH_BATCH: through_batch, c.RATINGS_VERSION: version}
     tables.user_blocks.replace(updated.observe(after, n_users), where, note=note)
@@ -444,6 +446,8 @@ class Reflected:
 
 def find_reflected(tables: Tables) -> Reflected:
     """Read it from the note of the blocks' latest commit; from the blocks when something else wrote last."""
+    if tables.user_blocks.version() == 0:  # made, and nothing written yet
+        return Reflected(0, 0)
     note = tables.user_blocks.last_note()
     if note is not None:
         return Reflected(note[c.THROUGH_BATCH], note[c.RATINGS_VERSION])

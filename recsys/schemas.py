@@ -97,7 +97,7 @@ USER_BLOCKS: Final = _table(
     f"{c.VALUES} BINARY NOT NULL, "  # uint8 codes when the dictionary is not empty, else float32; N
     f"{c.DICTIONARY} BINARY NOT NULL, "  # float32, at most 256 values ascending, NaN last; may be empty
     f"{c.TIMES} BINARY NOT NULL, "  # int64 microseconds since 1970 UTC; N
-    f"{c.EVENT_IDS} ARRAY<STRING> NOT NULL, "  # N; breaks ties between events of one time
+    f"{c.EVENT_IDS} BINARY NOT NULL, "  # int32 offsets N + 1, then UTF-8; N; breaks ties between events of one time
     f"{c.THROUGH_BATCH} LONG NOT NULL, {c.RATINGS_VERSION} LONG NOT NULL"
 )
 

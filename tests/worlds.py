@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
+from recsys import columns as c
 from recsys.blocks.update import update_blocks
 from recsys.schemas import RATINGS
 
@@ -42,7 +46,17 @@ def make_blocks(spark: SparkSession, events: Sequence[Event], ids: Sequence[str]
         (e.user_id, e.item_id, e.value, e.event_time, f"{n:06}", 1, int(e.user_id[1:]) % 2)
         for n, e in enumerate(events)
     ]
-    items = spark.createDataFrame(list(zip(ids, range(len(ids)), strict=True)), "item_id STRING, position INT")
     frame = spark.createDataFrame(rows, RATINGS)
-    blocks = update_blocks(None, frame, items, users_per_block=4096, through_batch=1, ratings_version=1)
-    return blocks.localCheckpoint()
+    made_of = {"after_batch": 0, "through_batch": 1, "ratings_version": 1}
+    return update_blocks(None, rating_files(frame), ids, users_per_block=4096, **made_of).localCheckpoint()
+
+
+def rating_files(ratings: DataFrame) -> DataFrame:
+    """The files of rows of the ratings table: one a bucket."""
+    table = ratings.toArrow()
+    files = []
+    for bucket in table.column(c.BUCKET).unique().to_pylist():
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.filter(pc.equal(table.column(c.BUCKET), bucket)), sink)
+        files.append((bucket, bytes(sink.getvalue())))
+    return ratings.sparkSession.createDataFrame(files, f"{c.BUCKET} INT, {c.CONTENT} BINARY")

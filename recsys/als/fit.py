@@ -62,12 +62,12 @@ def fit(
     measure: Callable[[FactorModel], float] | None = None,
     max_sweeps: int | None = None,
     on_sweep: Callable[[SweepReport], None] | None = None,
+    tasks: int | None = None,
 ) -> FitResult:
     """Factorize the observed ratings of split blocks (Spark jobs: one, then one or more a sweep).
 
     The fit keeps its own packed copy of the observed columns in memory while it runs; ``split`` need not be cached, and
-    is read once. The partitions of ``split`` are the tasks of every pass. Same blocks, partitions, parameters and
-    start: the same factors.
+    is read once. Same blocks, partitions, tasks, parameters and start: the same factors.
 
     Args:
         split: rows of split blocks; held-out ratings are not read.
@@ -78,13 +78,15 @@ def fit(
             ``params.tolerance`` of the sweep before; None: all sweeps are made.
         max_sweeps: instead of ``params.sweeps`` (cold) or ``params.warm_sweeps`` (with a start).
         on_sweep: called after every sweep.
+        tasks: of every pass; None: one a partition of ``split``, but no more than ``spark.default.parallelism``, which
+            is the number of cores unless it is set.
 
     Raises:
         NothingToTrainError: no rating that says anything, with what was found.
         ValueError: the start has another rank, or more items.
     """
     most = max_sweeps or (params.sweeps if start is None else params.warm_sweeps)
-    with BlockPasses(split, n_items, params) as passes:
+    with BlockPasses(split, n_items, params, tasks) as passes:
         ratings = passes.count_ratings()
         _check_trainable(ratings, params)
         model = best = _starting_model(start, n_items, params, ratings)

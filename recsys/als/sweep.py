@@ -41,12 +41,17 @@ class BlockPasses:
     Use it as a context manager: it keeps the blocks until it is closed.
     """
 
-    def __init__(self, split: DataFrame, n_items: int, params: AlsParams) -> None:
+    def __init__(self, split: DataFrame, n_items: int, params: AlsParams, tasks: int | None = None) -> None:
         names = (c.BUCKET, c.BLOCK, c.OFFSETS, c.ITEMS, c.VALUES, c.DICTIONARY, c.WEIGHTS)
         self._n_items = n_items
         self._params = params
         self._context: SparkContext = split.sparkSession.sparkContext
-        self._blocks = _one_by_one(split.select(*names).rdd.mapPartitions(_pack))
+        rows = split.select(*names)
+        # Every task brings back a part of the sums, so more tasks than cores cost more and gain nothing.
+        most = tasks or self._context.defaultParallelism
+        if tasks or rows.rdd.getNumPartitions() > most:
+            rows = rows.repartition(most)
+        self._blocks = _one_by_one(rows.rdd.mapPartitions(_pack))
         self._blocks.persist(StorageLevel.MEMORY_AND_DISK)
         self._users: RDD[Any] | None = None
         self._shared: list[Broadcast[FactorModel]] = []

@@ -31,6 +31,27 @@ def to_micros(moment: datetime) -> int:
 
 
 @dataclass(frozen=True)
+class Events:
+    """Rating events of one bucket, in any order and with repetitions (E events).
+
+    Attributes:
+        user_ids: arrow strings, among which are all users of the events.
+        users: int64 (E,), each event's place in ``user_ids``.
+        items: int64 (E,), positions.
+        values: float32 (E,); NaN withdraws the rating.
+        times: int64 (E,), microseconds since 1970 UTC.
+        event_ids: arrow strings (E,).
+    """
+
+    user_ids: pa.StringArray
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    values: NDArray[np.float32]
+    times: NDArray[np.int64]
+    event_ids: pa.StringArray
+
+
+@dataclass(frozen=True)
 class UserBlock:
     """All current ratings of some users of one bucket, withdrawn ones among them (U users, N ratings).
 
@@ -68,14 +89,24 @@ class UserBlock:
             c.VALUES: values.tobytes(),
             c.DICTIONARY: dictionary.tobytes(),
             c.TIMES: self.times.tobytes(),
-            c.EVENT_IDS: self.event_ids,
+            c.EVENT_IDS: pack_strings(self.event_ids),
         }
+
+    def events(self) -> Events:
+        """The ratings as the events they came from."""
+        return Events(
+            user_ids=pa.array(self.user_ids, pa.string()),
+            users=np.repeat(np.arange(len(self.user_ids)), np.diff(self.offsets)),
+            items=self.items.astype(np.int64),
+            values=self.values,
+            times=self.times,
+            event_ids=self.event_ids,
+        )
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "UserBlock":
         """Read a row of ``user_blocks``; binary columns as ``bytes``, arrow buffers or memory views."""
         offsets = read_array(row[c.OFFSETS], np.int64)
-        event_ids = row[c.EVENT_IDS]
         return cls(
             bucket=row[c.BUCKET],
             block=row[c.BLOCK],
@@ -84,7 +115,7 @@ class UserBlock:
             items=read_items(row[c.ITEMS], int(offsets[-1])),
             values=unpack_values(row[c.DICTIONARY], row[c.VALUES]),
             times=read_array(row[c.TIMES], np.int64),
-            event_ids=event_ids if isinstance(event_ids, pa.Array) else pa.array(event_ids, pa.string()),
+            event_ids=unpack_strings(row[c.EVENT_IDS], int(offsets[-1])),
         )
 
 
@@ -236,6 +267,23 @@ def unpack_values(dictionary: Any, values: Any) -> NDArray[np.float32]:
     """The float32 values that ``pack_values`` packed; both arguments as bytes or buffers."""
     known = read_array(dictionary, np.float32)
     return known[read_array(values, np.uint8)] if len(known) else read_array(values, np.float32)
+
+
+def pack_strings(strings: pa.StringArray) -> bytes:
+    """Where each string begins in what follows, int32, and where the last ends; then their UTF-8 bytes."""
+    _, offsets, data = strings.buffers()
+    if len(strings) == 0:
+        return np.zeros(1, np.int32).tobytes()
+    begins = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1]
+    text = memoryview(data)[begins[0] : begins[-1]] if data is not None else b""
+    return b"".join(((begins - begins[0]).tobytes(), text))
+
+
+def unpack_strings(data: Any, n: int) -> pa.StringArray:
+    """The n strings that ``pack_strings`` packed; ``data`` as bytes or a buffer."""
+    packed = pa.py_buffer(data)
+    size = 4 * (n + 1)
+    return pa.StringArray.from_buffers(n, packed.slice(0, size), packed.slice(size))
 
 
 def read_array(data: Any, dtype: DTypeLike) -> NDArray[Any]:

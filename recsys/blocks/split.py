@@ -147,10 +147,12 @@ def split_row(
 ) -> dict[str, Any] | None:
     """The split row of one row of ``user_blocks``; None when no user is left. Arguments as in ``split_blocks``."""
     offsets = read_array(row[c.OFFSETS], np.int64)
-    values = unpack_values(row[c.DICTIONARY], row[c.VALUES])
+    known = read_array(row[c.DICTIONARY], np.float32)
+    values = read_array(row[c.VALUES], np.uint8 if len(known) else np.float32)
     items = read_items(row[c.ITEMS], len(values))
     times = read_array(row[c.TIMES], np.int64)
-    current = ~np.isnan(values)
+    is_value = ~np.isnan(known)
+    current = is_value[values] if len(known) else ~np.isnan(values)
     observed, held = current, np.zeros_like(current)
     if cutoff is not None:
         observed = current & (times < cutoff)
@@ -161,7 +163,10 @@ def split_row(
     stays = (n_observed + n_held) > 0
     if not stays.any():
         return None
-    dictionary, packed = pack_values(values[observed])
+    if len(known):  # codes stay as they are: NaN, the last of the dictionary, has none left
+        dictionary, packed, held_values = known[is_value], values[observed], known[values[held]]
+    else:
+        (dictionary, packed), held_values = pack_values(values[observed]), values[held]
     weights = np.empty(0, np.float32)
     if half_life_days is not None and as_of is not None:
         weights = age_weights(times[observed], as_of, half_life_days).astype(np.float32)
@@ -176,7 +181,7 @@ def split_row(
         c.WEIGHTS: weights.tobytes(),
         c.HELD_OFFSETS: _offsets(n_held[stays]).tobytes(),
         c.HELD_ITEMS: pack_items(items[held]).tobytes(),
-        c.HELD_VALUES: values[held].tobytes(),
+        c.HELD_VALUES: held_values.tobytes(),
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,10 +11,12 @@ from typing import Any, Generic, TypeVar
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
+from pyspark.sql import functions as sf
 from pyspark.sql.types import StructType
 
 from recsys import columns as c
 from recsys import schemas
+from recsys.errors import ConfigError
 from recsys.events import log_event
 from recsys.store.files import Files
 from recsys.store.params import WarehouseParams
@@ -89,6 +92,33 @@ class Table:
     def read_version(self, version: int) -> DataFrame:
         """The rows of one version."""
         return self._spark.read.format("delta").option("versionAsOf", version).load(self.path)
+
+    def read_files(self, rows: DataFrame) -> DataFrame:
+        """The Parquet files that hold some rows of the table, whole: one row a file, its partition and its content.
+
+        Spark reads them as bytes, from wherever the table is; whoever reads rows with Arrow saves Spark from decoding
+        them. They may hold other rows too.
+
+        Args:
+            rows: read from this table, with conditions that Delta can tell files by.
+
+        Raises:
+            ConfigError: files do not tell all: somebody gave the table deletion vectors or mapped columns.
+        """
+        reader = self._snapshot().protocol().minReaderVersion()
+        if reader > 1:
+            raise ConfigError(
+                f"'{self.path}' needs a Delta reader of version {reader} (deletion vectors or mapped columns): its "
+                "files alone do not tell its rows. Take those features away again: ALTER TABLE ... DROP FEATURE."
+            )
+        # Spark takes paths for patterns.
+        paths = [re.sub(r"([\\{}\[\]*?])", r"\\\1", path) for path in rows.inputFiles()]
+        if not paths:
+            return self._spark.createDataFrame([], f"{c.BUCKET} INT, {c.CONTENT} BINARY")
+        found = self._spark.read.format("binaryFile").load(paths)
+        # Delta writes partitions as folders named column=value; this column is the table's only one.
+        bucket = sf.regexp_extract("path", rf"/{c.BUCKET}=(\d+)/[^/]+$", 1).cast("int")
+        return found.select(bucket.alias(c.BUCKET), c.CONTENT)
 
     def version(self) -> int:
         """The latest version."""

@@ -88,7 +88,7 @@ def test_the_number_of_partitions_changes_nothing_and_a_repetition_not_a_bit(
 ) -> None:
     R, W = some_ratings(n_users=60)
     params = AlsParams(rank=4, sweeps=3, user_solver=solvers[0], item_solver=solvers[1], item_steps=2)
-    fits = [fit(frame(spark, R, W, partitions=n), R.shape[1], params) for n in (1, 2, 7)]
+    fits = [fit(frame(spark, R, W), R.shape[1], params, tasks=n) for n in (1, 2, 7)]
     for other in fits[1:]:
         np.testing.assert_allclose(other.model.item_factors, fits[0].model.item_factors, atol=1e-5)
     blocks = frame(spark, R, W, partitions=2).cache()

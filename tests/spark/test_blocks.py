@@ -19,6 +19,7 @@ from recsys.blocks.update import update_blocks
 from recsys.errors import NothingToTrainError
 from recsys.schemas import RATINGS, USER_BLOCKS
 from tests.oracles.blocks import Event, newest_events
+from tests.worlds import rating_files
 
 pytestmark = pytest.mark.spark
 
@@ -37,12 +38,11 @@ def ratings_of(spark: SparkSession, events: Sequence[Event]) -> DataFrame:
     return spark.createDataFrame(rows, RATINGS).withColumn(c.BUCKET, bucket)
 
 
-def items_of(spark: SparkSession, n: int) -> DataFrame:
-    return spark.createDataFrame([(f"i{i}", i) for i in range(n)], f"{c.ITEM_ID} STRING, {c.POSITION} INT")
-
-
-def updated(blocks: DataFrame | None, events: DataFrame, items: DataFrame) -> DataFrame:
-    return update_blocks(blocks, events, items, users_per_block=4, through_batch=7, ratings_version=9)
+def updated(blocks: DataFrame | None, events: DataFrame, n_items: int) -> DataFrame:
+    """Blocks of four users; items i0, i1, ... have positions 0, 1, ..."""
+    ids = [f"i{i}" for i in range(n_items)]
+    made_of = {"after_batch": 0, "through_batch": 7, "ratings_version": 9}
+    return update_blocks(blocks, rating_files(events), ids, users_per_block=4, **made_of)
 
 
 def random_events(seed: int, n: int) -> list[Event]:
@@ -55,14 +55,14 @@ def random_events(seed: int, n: int) -> list[Event]:
 
 
 def test_blocks_brought_up_to_date_in_any_order_equal_a_rebuild(spark: SparkSession) -> None:
-    events, items = random_events(1, 200), items_of(spark, 6)
-    rebuilt = updated(None, ratings_of(spark, events), items).cache()
+    events = random_events(1, 200)
+    rebuilt = updated(None, ratings_of(spark, events), 6).cache()
 
     arrivals = random.Random(2).sample(events, len(events))
     redelivered = arrivals[:30]
     blocks: DataFrame = spark.createDataFrame([], USER_BLOCKS)
     for batch in (arrivals[:120], arrivals[120:123], arrivals[123:] + redelivered):
-        new = updated(blocks, ratings_of(spark, batch), items)
+        new = updated(blocks, ratings_of(spark, batch), 6)
         touched = ratings_of(spark, batch).select(c.BUCKET).distinct()
         kept = blocks.join(touched, c.BUCKET, "left_anti").select(*USER_BLOCKS.names)
         blocks = spark.createDataFrame(kept.union(new).collect(), USER_BLOCKS)
@@ -74,16 +74,15 @@ def test_blocks_brought_up_to_date_in_any_order_equal_a_rebuild(spark: SparkSess
 
 
 def test_buckets_without_events_are_left_alone(spark: SparkSession) -> None:
-    items = items_of(spark, 2)
-    blocks = updated(None, ratings_of(spark, [(f"u{n}", 0, 1.0, 0, "a") for n in range(20)]), items)
-    touched = updated(blocks, ratings_of(spark, [("u0", 1, 2.0, 0, "b")]), items).select(c.BUCKET).distinct().collect()
+    blocks = updated(None, ratings_of(spark, [(f"u{n}", 0, 1.0, 0, "a") for n in range(20)]), 2)
+    touched = updated(blocks, ratings_of(spark, [("u0", 1, 2.0, 0, "b")]), 2).select(c.BUCKET).distinct().collect()
     bucket_of_u0 = ratings_of(spark, [("u0", 1, 2.0, 0, "b")]).head()[c.BUCKET]
     assert [row[c.BUCKET] for row in touched] == [bucket_of_u0]
 
 
 def test_a_rating_of_an_item_without_a_position_fails_loudly(spark: SparkSession) -> None:
     with pytest.raises(PySparkException, match="names an item without a position: i5"):
-        updated(None, ratings_of(spark, [("u", 5, 1.0, 0, "a")]), items_of(spark, 2)).collect()
+        updated(None, ratings_of(spark, [("u", 5, 1.0, 0, "a")]), 2).collect()
 
 
 def test_current_ratings_are_the_newest_events_that_withdrew_nothing(spark: SparkSession) -> None:
@@ -99,7 +98,7 @@ def test_current_ratings_are_the_newest_events_that_withdrew_nothing(spark: Spar
 def ten_minutes(spark: SparkSession) -> Iterator[DataFrame]:
     """Ten ratings, one a minute, of items 0 and 1 in turn, and a later withdrawal."""
     events: list[Event] = [(f"u{n}", n % 2, 1.0, n, "a") for n in range(10)]
-    blocks = updated(None, ratings_of(spark, [*events, ("u3", 2, None, 60, "w")]), items_of(spark, 3)).cache()
+    blocks = updated(None, ratings_of(spark, [*events, ("u3", 2, None, 60, "w")]), 3).cache()
     yield blocks
     blocks.unpersist()
 

@@ -3,16 +3,22 @@
 import gzip
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from recsys.schemas import ITEMS
+from recsys.errors import ConfigError
+from recsys.schemas import ITEMS, RATINGS
 from recsys.store.files import Files
 from recsys.store.items import read_items
 from recsys.store.params import WarehouseParams
 from recsys.store.tables import SPECS, Table, Tables, Txn
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
 def rows(spark: SparkSession, batch: int, *ids: str) -> DataFrame:
@@ -113,6 +119,40 @@ def test_the_log_says_which_partitions_got_rows(spark: SparkSession, tmp_path: P
     assert table.partitions_added("bucket", after=0, through=2) == {"1", "5"}
     (tmp_path / "parts/_delta_log/00000000000000000001.json").unlink()
     assert table.partitions_added("bucket", after=0, through=2) is None
+
+
+@pytest.fixture
+def ratings(spark: SparkSession, tmp_path: Path) -> Table:
+    """A table of ratings at a path that is hard to spell; two batches, of users ann and bob in buckets 1 and 2."""
+    table = Table(spark, Files(spark), "ratings", f"file:{tmp_path}/a b%[1]*é/ratings")
+    table.create(SPECS["ratings"], {})
+    for batch, user, bucket in ((1, "ann", 1), (2, "bob", 2), (2, "ann", 1)):
+        table.append(spark.createDataFrame([(user, "i", 4.0, NOON, f"e{batch}", batch, bucket)], RATINGS))
+    return table
+
+
+def test_files_of_a_table_are_read_whole_and_only_those_that_may_hold_the_rows(
+    spark: SparkSession, ratings: Table
+) -> None:
+    def users_of(rows: DataFrame) -> list[tuple[int, str, str]]:
+        found = []
+        for file in ratings.read_files(rows).collect():
+            [row] = pq.read_table(pa.BufferReader(file.content)).to_pylist()
+            found.append((file.bucket, row["user_id"], row["event_id"]))
+        return sorted(found)
+
+    everything = [(1, "ann", "e1"), (1, "ann", "e2"), (2, "bob", "e2")]
+    assert users_of(ratings.read()) == everything
+    assert users_of(ratings.read().where("batch > 1")) == everything[1:]
+    assert users_of(ratings.read().where("batch > 1 AND bucket IN (2)")) == everything[2:]
+    assert users_of(ratings.read().where("batch > 2")) == []
+    assert users_of(ratings.read_version(1)) == everything[:1]
+
+
+def test_files_that_do_not_tell_all_rows_are_refused(spark: SparkSession, ratings: Table) -> None:
+    spark.sql(f"ALTER TABLE delta.`{ratings.path}` SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')")
+    with pytest.raises(ConfigError, match=r"deletion vectors.*DROP FEATURE"):
+        ratings.read_files(ratings.read())
 
 
 def test_a_warehouse_keeps_the_shape_it_was_made_with(

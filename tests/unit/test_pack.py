@@ -5,15 +5,17 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.blocks.codec import UserBlock
-from recsys.blocks.pack import Events, merge
+from recsys.blocks import pack
+from recsys.blocks.codec import Events, UserBlock
 from tests.oracles.blocks import Event, newest_events
 
 
 def events_of(events: list[Event]) -> Events:
     users, items, values, times, ids = zip(*events, strict=True) if events else ((), (), (), (), ())
+    encoded = pa.array(users, pa.string()).dictionary_encode()
     return Events(
-        user_ids=pa.array(users, pa.string()),
+        user_ids=encoded.dictionary,
+        users=encoded.indices.to_numpy().astype(np.int64),
         items=np.array(items, np.int64),
         values=np.array([np.nan if value is None else value for value in values], np.float32),
         times=np.array(times, np.int64),
@@ -21,9 +23,13 @@ def events_of(events: list[Event]) -> Events:
     )
 
 
+def merge(bucket: int, blocks: list[UserBlock], events: Events, *, users_per_block: int) -> list[UserBlock]:
+    return pack.merge(bucket, [*(block.events() for block in blocks), events], users_per_block=users_per_block)
+
+
 def rows(blocks: list[UserBlock]) -> list[dict[str, object]]:
     """What is stored, byte for byte."""
-    return [block.to_row() | {"event_ids": block.event_ids.to_pylist()} for block in blocks]
+    return [block.to_row() for block in blocks]
 
 
 def contents(blocks: list[UserBlock]) -> list[tuple[str, int, float | None, int, str]]:
