@@ -111,13 +111,15 @@ def job(task: Task) -> Result:
     judge = Judge(world, params, data.BASE)
     with _Stages(spark) as stages:
         run = _Run(judge, task.options.get("goal"))
+        registry = Registry(MlflowParams(), str(folder))
+        registry.open_in_background()
         packed = bring_blocks_up_to_date(tables, through_batch=FIRST_BATCH)
         pack_seconds = run.clock.seconds
         say(f"ours: {packed:,} users packed in {pack_seconds:.1f} s")
         model, ids = _fit_from_tables(tables, params, run)
         fit_seconds = run.clock.seconds - pack_seconds
         run.settle(model)
-        version = _register(folder, tables, model, ids, run)
+        version = _register(registry, model, ids, run)
         seconds = run.clock.seconds
     say(f"ours: whole job in {seconds:.1f} s")
     return {
@@ -449,9 +451,8 @@ def _list_model(factors: FactorModel, ids: list[str], ranking: RankingParams) ->
     )
 
 
-def _register(folder: Path, tables: Tables, model: FactorModel, ids: list[str], run: _Run) -> int:
+def _register(registry: Registry, model: FactorModel, ids: list[str], run: _Run) -> int:
     """Log and register the model as ``train_model`` does."""
-    registry = Registry(MlflowParams(), str(folder))
     files = _list_model(model, ids, RankingParams()).to_files()
     sweeps = [{"loss": point["loss"], "seconds": point["sweep_seconds"]} for point in run.curve]
     key = f"benchmark{time.time_ns()}"  # a repeated measurement must not find the fit of the last one

@@ -41,6 +41,12 @@ _EXACT_BYTES: Final = {"explicit": 64 * 1024**2, "implicit": 16 * 1024**2}
 # 1.6 %. Never for implicit: at 1.1 and 1.2 on MovieTweetings the loss ended 1 to 2 % below that of exact halves, but
 # NDCG@10 8 to 16 % below, too.
 _ONE_PASS_BELOW: Final = {"explicit": 1.6, "implicit": 0.0}
+# Share of the residuals at which the items' conjugate gradient stops. Measured on MovieTweetings and ML-100K, ranks 16
+# and 64, after 12 sweeps: implicit, 0.3 ends within 0.04 % of the loss of exact halves or below it, in half the passes
+# of 0.01; explicit, 0.1 ends up to 10 % above where most items have few ratings and those are not centred.
+_TOLERANCE: Final = {"explicit": 0.01, "implicit": 0.3}
+# One-pass: of the exact half that ends the fit. It need not be better than the sweeps before it were.
+_LAST_TOLERANCE: Final = 0.3
 # One-pass: the share of the last sweep's move that is added to the next grows by the first figure a sweep, up to the
 # second.
 _MOMENTUM: Final = (0.1, 0.4)
@@ -99,6 +105,9 @@ class Descent:
             self._failures += 1
         if not (failed or last) and self._steps_are_enough(half, users):
             return self._step(model, half, users, loss), loss
+        tolerance = self._params.item_tolerance or _TOLERANCE[self._params.objective]
+        if last and self._before is not None and not failed:
+            tolerance = max(tolerance, _LAST_TOLERANCE)
         self._before, self._steps = None, 0
         if users.matrices is not None:
             q, fall = solve_items(half, users.matrices)
@@ -109,7 +118,7 @@ class Descent:
                 self._passes.apply_ratings,
                 shared_preconditioner(half, users.moment, weights),
                 steps=self._params.item_steps,
-                tolerance=self._params.item_tolerance,
+                tolerance=tolerance,
             )
         return _with_items(model, q), loss - fall
 

@@ -27,7 +27,8 @@ class AlsParams(Section):
     cg_steps: int = Field(default=3, ge=1, le=100)  # user_solver cg: steps from the last factors
     item_solver: Literal["auto", "exact", "cg", "one-pass"] = "auto"  # auto: the fastest that is safe for the data
     item_steps: int = Field(default=10, ge=1, le=50)  # item_solver cg: passes of an item half, at most
-    item_tolerance: float = Field(default=0.01, gt=0, lt=1)  # item_solver cg: residual left of a half, as a share
+    # item_solver cg: residual left of a half, as a share; None: 0.01 if explicit, 0.3 if implicit
+    item_tolerance: float | None = Field(default=None, gt=0, lt=1)
     rating_half_life_days: float | None = Field(default=30.0, gt=0)  # age weight of a rating; null: none
     seed: int = Field(default=42, ge=0)
 
