@@ -319,7 +319,7 @@ def _exchange(plan: Plan) -> list[Row]:
     both = " and ".join(sizes)
     return [
         *rows,
-        Row("bytes of a pass, size against size", both, same, "x", 1.05, "lower", bound="see the rows above"),
+        Row("bytes of a pass, size against size", both, same, "x", 1.2, "lower", bound="see the rows above"),
     ]
 
 
