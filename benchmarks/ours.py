@@ -33,6 +33,7 @@ from recsys.als.fit import SweepReport
 from recsys.als.fit import fit as fit_factors
 from recsys.als.model import FactorModel, initial_model, solve_users
 from recsys.als.params import AlsParams
+from recsys.als.sweep import BLOCKS_OF_A_FIT
 from recsys.blocks.codec import SplitBlock
 from recsys.blocks.split import split_blocks
 from recsys.ingestion import bring_blocks_up_to_date
@@ -261,23 +262,21 @@ def block_bytes(task: Task) -> Result:
     sizes.append(sf.sum(sf.octet_length(sf.array_join(c.USER_IDS, ""))).alias(c.USER_IDS))
     [found] = tables.user_blocks.read().agg(sf.sum(c.N_RATINGS).alias(c.N_RATINGS), *sizes).collect()
     n = found[c.N_RATINGS]
-    kept: list[tuple[int, int]] = []
+    kept: list[tuple[str, int]] = []
 
     def on_sweep(report: SweepReport) -> None:
-        kept.extend(_stored_rdds(spark))
+        kept.extend(_stored_bytes(spark))
 
     split = _split(tables)
     observed = int(split.agg(sf.sum(sf.octet_length(c.VALUES))).collect()[0][0])  # codes of one byte
     fit_factors(split, task.shape.n_items, params, on_sweep=on_sweep)
-    if not kept:
-        raise ContestantError(
-            "Spark reports no stored RDD during a fit: the engine keeps its blocks in another way now."
-        )
+    blocks = [size for name, size in kept if name == BLOCKS_OF_A_FIT]
+    if not blocks:
+        raise ContestantError("Spark reports no stored blocks during a fit: the engine keeps them in another way now.")
     return {
         "table": {name: found[name] / n for name in (*binary, c.USER_IDS)},
         "ratings": n,
-        # The blocks are stored first; what a fit stores later are its users' factors.
-        "kept_a_rating": min(kept)[1] / observed,
+        "kept_a_rating": sum(blocks) / observed,
         "kept_in_all": sum(size for _, size in kept) / observed,
     }
 
@@ -385,12 +384,12 @@ def _status(spark: SparkSession) -> Any:
     return context._jsc.sc().statusStore()
 
 
-def _stored_rdds(spark: SparkSession) -> Iterator[tuple[int, int]]:
-    """Number and bytes of everything that is kept in memory or on disk."""
+def _stored_bytes(spark: SparkSession) -> Iterator[tuple[str, int]]:
+    """Name and bytes of everything that is kept in memory or on disk."""
     stored = _status(spark).rddList(True)
     for i in range(stored.size()):
         rdd = stored.apply(i)
-        yield rdd.id(), rdd.memoryUsed() + rdd.diskUsed()
+        yield rdd.name(), rdd.memoryUsed() + rdd.diskUsed()
 
 
 def _warm_up(spark: SparkSession, task: Task, params: AlsParams) -> None:

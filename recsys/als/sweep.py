@@ -29,6 +29,7 @@ from recsys.als.sums import RatingSums, UserHalf, UserSums, add_image, count_blo
 from recsys.blocks.codec import CodedRatings
 from recsys.blocks.partials import Part, sum_parts
 
+BLOCKS_OF_A_FIT: Final = "user blocks of a fit"  # as Spark's pages and status name them
 _CHECKPOINT_SWEEPS: Final = 5
 
 # A packed block, or None at the end of a partition: there a pass leaves its part of the sums.
@@ -52,7 +53,7 @@ class BlockPasses:
         if tasks or rows.rdd.getNumPartitions() > most:
             rows = rows.repartition(most)
         self._blocks = _one_by_one(rows.rdd.mapPartitions(_pack))
-        self._blocks.persist(StorageLevel.MEMORY_AND_DISK)
+        self._blocks.setName(BLOCKS_OF_A_FIT).persist(StorageLevel.MEMORY_AND_DISK)
         self._users: RDD[Any] | None = None
         self._shared: list[Broadcast[FactorModel]] = []
 
