@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from jobs.runner import JobContext, JobResult, run_job
+from jobs.runner import JobContext, JobResult, perform, run_job
 from recsys.als.fit import SweepReport
+from recsys.als.plan import Statistics, measure_speed, plan_fit
 from recsys.als.policy import Change, Policy, choose_policy
 from recsys.config import Settings
 from recsys.errors import GateRefusedError, NothingToTrainError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, POPULARITY, RECENT_POPULARITY, Judgement
 from recsys.evaluation.report import draw_learning_curve, draw_metric_by_activity
 from recsys.ingestion import find_reflected, read_ledger
+from recsys.planning import find_resources, read_statistics
 from recsys.ranking.model import ListModel
 from recsys.session import ROOT
 from recsys.store.items import read_items
@@ -60,13 +62,18 @@ class TrainReport:
 
 
 def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) -> TrainReport:
-    """Fit and judge what has changed since the champion was fitted; log it; make it the challenger."""
+    """Fit and judge what has changed since the champion was fitted; log it; make it the challenger.
+
+    Raises:
+        ConfigError: the fit cannot fit into the memory there is.
+    """
     registry = Registry(context.settings.mlflow, context.tables.root)
     champion = load_champion(registry)
     data, change, versions = read_training_data(context.tables, champion)
     policy = choose_policy(change, context.settings.als, context.settings.policy)
     if policy.name in ("none", "fold-in"):
         return TrainReport(policy.name, policy.why, None, False, "no fit", "", 0, {})
+    check_memory(context, len(data.item_ids), change.known_events + change.new_events)
     key = fit_key(context.settings, policy, versions, champion)
     logged = registry.find_fit(key)
     if logged is None:
@@ -84,6 +91,32 @@ def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) 
         return replace(report, promoted=False, verdict=entry.verdict, reasons=f"version {logged} was {entry.verdict}")
     registry.set_challenger(logged)
     return report
+
+
+def check_memory(context: JobContext, n_items: int, n_ratings: int) -> None:
+    """Refuse a fit that cannot fit before it starts, from what the ledger says: no table is read, no Spark job run.
+
+    Raises:
+        ConfigError: with the reason and the setting to change.
+    """
+    evenly = np.full(n_items, n_ratings / n_items)
+    statistics = Statistics(n_users=0, n_ratings=n_ratings, n_blocks=context.tables.buckets, item_counts=evenly)
+    plan_fit(statistics, find_resources(context.spark), context.settings.als).check()
+
+
+def make_plan(context: JobContext) -> str:
+    """What a fit of the blocks would need and take, as a page; nothing is locked, written or logged.
+
+    Raises:
+        ConfigError: it cannot fit into the memory there is.
+    """
+    items = context.tables.items
+    blocks, n_items = context.tables.user_blocks.read(), len(read_items(items, items.version()).ids)
+    statistics = read_statistics(blocks, n_items)
+    als = context.settings.als
+    plan = plan_fit(statistics, find_resources(context.spark), als, measure_speed(statistics, als))
+    plan.check()
+    return plan.render()
 
 
 @dataclass(frozen=True)
@@ -247,14 +280,17 @@ def main(argv: Sequence[str]) -> int:
 
     def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--policy", choices=("auto", "cold", "warm", "fold-in"), help="force a kind of fit")
+        parser.add_argument("--plan", action="store_true", help="say what a fit would need; change nothing")
 
     def body(context: JobContext) -> JobResult:
         if context.args.policy:
             policy = context.settings.policy.model_copy(update={"policy": context.args.policy})
             context = replace(context, settings=context.settings.model_copy(update={"policy": policy}))
-        return run(context, say=print).to_result()
+        if context.args.plan:
+            return JobResult(make_plan(context))
+        return perform(context, "train_model", lambda inner: run(inner, say=print).to_result(), locks=(MODELS,))
 
-    return run_job("train_model", body, argv, description=__doc__, locks=(MODELS,), arguments=add_options)
+    return run_job("train_model", body, argv, description=__doc__, arguments=add_options, records_itself=True)
 
 
 if __name__ == "__main__":

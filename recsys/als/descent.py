@@ -166,6 +166,19 @@ def is_exact(params: AlsParams, ratings: RatingSums) -> tuple[bool, bool]:
     return users, items
 
 
+def takes_one_pass(params: AlsParams, ratings: RatingSums) -> bool:
+    """Whether a fit whose items are not exact will take one-pass steps, as far as can be told before it.
+
+    The matrices are not known yet: users are taken for alike in all directions, without regularisation.
+    """
+    if params.item_solver != "auto":
+        return params.item_solver == "one-pass"
+    K = params.rank + params.biases
+    nothing = np.zeros((len(ratings.counts), K))
+    half = ItemHalf(nothing, nothing, np.zeros((K, K)), np.zeros(len(ratings.counts)))
+    return slowness(half, np.eye(K), ratings.weights, ratings.counts) < _ONE_PASS_BELOW[params.objective]
+
+
 def _with_items(model: FactorModel, q: Matrix) -> FactorModel:
     """The model with other item parameters, (I, K)."""
     rank, improved = model.params.rank, np.ascontiguousarray(q, np.float32)

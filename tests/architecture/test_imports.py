@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "ml": {"schemas", "columns", "errors", "blocks", "als", "ranking"},
     "store": BASICS | {"als", "ranking", "evaluation"},
     "ingestion": BASICS | {"blocks", "ratings", "store", "config", "session"},
+    "planning": BASICS | {"blocks", "als"},
     "training": BASICS | {"blocks", "als", "ranking", "evaluation", "config"},
     "serving": {"als", "ranking", "config", "columns", "errors", "params"},
 }
