@@ -174,7 +174,7 @@ def takes_one_pass(params: AlsParams, ratings: RatingSums) -> bool:
     if params.item_solver != "auto":
         return params.item_solver == "one-pass"
     K = params.rank + params.biases
-    nothing = np.zeros((len(ratings.counts), K))
+    nothing = np.broadcast_to(0.0, (len(ratings.counts), K))
     half = ItemHalf(nothing, nothing, np.zeros((K, K)), np.zeros(len(ratings.counts)))
     return slowness(half, np.eye(K), ratings.weights, ratings.counts) < _ONE_PASS_BELOW[params.objective]
 
