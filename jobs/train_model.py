@@ -24,6 +24,7 @@ from recsys.ingestion import find_reflected, read_ledger
 from recsys.planning import find_resources, read_statistics
 from recsys.ranking.model import ListModel
 from recsys.session import ROOT
+from recsys.store.checkpoints import keep_checkpoints
 from recsys.store.items import read_items
 from recsys.store.locks import MODELS
 from recsys.store.registry import PARENT, PASSED, REFUSED, TABLE_VERSION, VERDICT, Registry
@@ -77,7 +78,8 @@ def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) 
     key = fit_key(context.settings, policy, versions, champion)
     logged = registry.find_fit(key)
     if logged is None:
-        with Figures(context.settings.evaluation.k) as figures:
+        checkpoints = keep_checkpoints(context.spark, context.tables.root)
+        with Figures(context.settings.evaluation.k) as figures, checkpoints:
             old = champion.model if champion else None
             training = train(data, context.settings, policy, old, say=say, on_judgement=figures.begin)
             if training is None:

@@ -11,6 +11,7 @@ from recsys import columns as c
 from recsys.als.plan import Resources, Statistics
 from recsys.blocks.codec import read_array, read_items
 from recsys.errors import NothingToTrainError
+from recsys.session import is_one_process
 
 _SAMPLE_BLOCKS = 4
 
@@ -46,7 +47,7 @@ def find_resources(spark: SparkSession) -> Resources:
         return int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(conf.get(key, default)))
 
     driver_heap = int(jvm.java.lang.Runtime.getRuntime().maxMemory())
-    if context.master.startswith("local") and not context.master.startswith("local-cluster"):
+    if is_one_process(spark):
         rest = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") - driver_heap
         return Resources(1, context.defaultParallelism, driver_heap, driver_heap, rest, rest, local=True)
     executor_heap = size_of("spark.executor.memory", "1g")

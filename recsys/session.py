@@ -1,6 +1,7 @@
 """One way to start Spark: by ``spark-submit`` the launcher has set everything, from Python this module does."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,6 +48,11 @@ def delta_jars() -> list[Path]:
     if not jars:
         raise ConfigError(f"no Delta jars in '{ROOT / '.jars'}'. Run 'make setup' once; it needs the network.")
     return jars
+
+
+def is_one_process(spark: SparkSession) -> bool:
+    """Whether driver and executors are one process on this machine."""
+    return re.fullmatch(r"local(\[.*\])?", spark.sparkContext.master or "") is not None
 
 
 def start_session(app: str, *, env: str = "local", conf: Mapping[str, str] | None = None) -> SparkSession:

@@ -51,7 +51,9 @@ class BlockPasses:
         # Every task brings back a part of the sums, so more tasks than cores cost more and gain nothing.
         most = tasks or self._context.defaultParallelism
         if tasks or rows.rdd.getNumPartitions() > most:
-            rows = rows.repartition(most)
+            # In one order: users are paired with blocks by their places, and a shuffle that runs again after a loss
+            # may bring the rows in another.
+            rows = rows.repartition(most).sortWithinPartitions(c.BUCKET, c.BLOCK)
         self._blocks = _one_by_one(rows.rdd.mapPartitions(_pack))
         self._blocks.setName(BLOCKS_OF_A_FIT).persist(StorageLevel.MEMORY_AND_DISK)
         self._users: RDD[Any] | None = None
@@ -63,8 +65,7 @@ class BlockPasses:
     def __exit__(self, *_: object) -> None:
         self._keep_users(None)
         self._blocks.unpersist()
-        for shared in self._shared:
-            shared.destroy()
+        self._drop_shared(keep=0)
 
     def count_ratings(self) -> RatingSums:
         """Count and weigh all ratings (one Spark job; it also packs the blocks)."""
@@ -97,7 +98,7 @@ class BlockPasses:
         if carried:
             users = _one_by_one(users).persist(StorageLevel.MEMORY_AND_DISK)
         # Warm users depend on those of the sweep before, back to the first: a lost executor would cost the whole fit.
-        if warm and self._context.getCheckpointDir() and len(self._shared) % _CHECKPOINT_SWEEPS == 0:
+        if warm and self._context.getCheckpointDir() and len(self._shared) > _CHECKPOINT_SWEEPS:
             users.checkpoint()
         square = (n_features, n_features)
         shapes = [(3,), square, square, (self._n_items, n_features)]
@@ -105,6 +106,9 @@ class BlockPasses:
             shapes.append((self._n_items, n_features * (n_features + 1) // 2))
         half = UserHalf.of(sum_parts(users.filter(_is_part), shapes))
         self._keep_users(users if carried else None)
+        if not warm or users.isCheckpointed():
+            # What users of earlier passes were solved for is needed no more: nobody is computed from them again.
+            self._drop_shared(keep=1)
         return half
 
     def apply_ratings(self, direction: Matrix) -> Matrix:
@@ -129,9 +133,14 @@ class BlockPasses:
         if self._users is not None:
             self._users.unpersist()
         self._users = users
-        for shared in self._shared[:-1]:
-            # Taken off the executors, not destroyed: a lost partition of warm users is computed from them again.
-            shared.unpersist()
+
+    def _drop_shared(self, keep: int) -> None:
+        """Destroy the older broadcasts.
+
+        Until then they stay on the executors: a Python worker cannot read one that was unpersisted and sent again.
+        """
+        while len(self._shared) > keep:
+            self._shared.pop(0).destroy()
 
 
 def _user_pass(

@@ -35,9 +35,9 @@ MAY_IMPORT = {
     "ranking": BASICS | {"blocks", "als"},
     "evaluation": BASICS | {"blocks", "als", "ranking"},
     "ml": {"schemas", "columns", "errors", "blocks", "als", "ranking"},
-    "store": BASICS | {"als", "ranking", "evaluation"},
+    "store": BASICS | {"session", "als", "ranking", "evaluation"},
     "ingestion": BASICS | {"blocks", "ratings", "store", "config", "session"},
-    "planning": BASICS | {"blocks", "als"},
+    "planning": BASICS | {"blocks", "als", "session"},
     "training": BASICS | {"blocks", "als", "ranking", "evaluation", "config"},
     "serving": {"als", "ranking", "config", "columns", "errors", "params"},
 }

@@ -19,7 +19,6 @@ def test_a_plan_says_what_a_fit_would_need_and_changes_nothing(
     context = make_context(spark, settings)
     land_csv(landing, "a.csv", "ann,m1,5,1700000000", "ann,m2,3,1700000001", "bob,m1,4,1700000002")
     ingest_ratings.run(context)
-    monkeypatch.setattr("jobs.runner.start_session", lambda name, env: spark)
     before = hash_tables(spark, str(root))
     assert train_model.main([*arguments(root, landing, {}), "--plan"]) == 0
     page = capsys.readouterr().out
