@@ -7,46 +7,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recsys.als.descent import Descent, is_exact
-from recsys.als.items import Matrix
-from recsys.als.model import FactorModel, SolvedUsers, initial_model, solve_users
+from recsys.als.descent import is_exact
+from recsys.als.model import initial_model, solve_users
 from recsys.als.params import AlsParams
-from recsys.als.sums import RatingSums, UserHalf, UserSums, add_image, count_block, ratings_of
-from recsys.blocks.codec import CodedRatings
+from recsys.als.sums import RatingSums, UserSums
 from tests.oracles import als as oracle
 from tests.oracles.blocks import csr, split_rows
+from tests.passes import LocalPasses
 
 Array = NDArray[Any]
-
-
-class LocalPasses:
-    """Passes over blocks in this process; how many of each were made is counted."""
-
-    def __init__(self, R: Array, params: AlsParams) -> None:
-        self.blocks = [CodedRatings.from_row(row) for row in split_rows(*csr(R, None)).to_pylist()]
-        self.params = params
-        self.users: list[SolvedUsers | None] = [None] * len(self.blocks)
-        self.user_passes = self.further_passes = 0
-
-    def ratings(self, n_items: int) -> RatingSums:
-        totals, by_item = np.zeros(6), np.zeros((2, n_items))
-        for block in self.blocks:
-            count_block(self.params, block, totals, by_item)
-        return ratings_of(self.params, totals, by_item)
-
-    def solve_users(self, model: FactorModel, *, exact_users: bool, with_matrices: bool) -> UserHalf:
-        self.user_passes += 1
-        sums = UserSums(model, exact_users=exact_users, with_matrices=with_matrices)
-        self.users = [sums.add(block, users) for block, users in zip(self.blocks, self.users, strict=True)]
-        return UserHalf.of(tuple(array.astype(np.float64) for array in sums.part()))
-
-    def apply_ratings(self, direction: Matrix) -> Matrix:
-        self.further_passes += 1
-        image = np.zeros(direction.shape, np.float32)
-        for block, users in zip(self.blocks, self.users, strict=True):
-            assert users is not None
-            add_image(self.params, block, users, direction.astype(np.float32), image)
-        return image.astype(np.float64)
 
 
 def some_ratings(density: float, seed: int = 2, n_users: int = 300, n_items: int = 60) -> Array:
@@ -77,17 +46,14 @@ def problem_of(params: AlsParams, mean: float) -> oracle.Problem:
     )
 
 
+def passes_over(R: Array, params: AlsParams) -> LocalPasses:
+    return LocalPasses(split_rows(*csr(R)).to_pylist(), params)
+
+
 def descend(R: Array, params: AlsParams, sweeps: int) -> tuple[list[float], float, LocalPasses]:
     """The losses told by the sweeps; the loss of the final items with their exact users, from its definition."""
-    passes = LocalPasses(R, params)
-    ratings = passes.ratings(R.shape[1])
-    model = initial_model(params, R.shape[1], ratings.mean if params.biases else 0.0)
-    model = replace(model, item_factors=model.item_factors * (ratings.counts > 0)[:, None].astype(np.float32))
-    descent = Descent(passes, ratings, params)
-    losses = []
-    for number in range(sweeps):
-        model, loss = descent.sweep(model, last=number == sweeps - 1)
-        losses.append(loss)
+    passes = passes_over(R, params)
+    model, losses = passes.fit(R.shape[1], sweeps)
     users = solve_users(model, *csr(R, None))
     sides = (users.x, users.biases, model.item_factors, model.item_biases)
     exact = oracle.loss(problem_of(params, model.mean), R, np.ones_like(R), *(side.astype(float) for side in sides))
@@ -183,7 +149,7 @@ def test_ratings_weigh_the_same_by_code_one_by_one_and_with_ages_of_nothing(obje
     R = some_ratings(density=0.3, n_users=40)
     R[R == 1.0] = -1.0  # dislikes, which are no evidence for the implicit objective
     params = AlsParams.model_validate({"objective": objective, "rank": 3, "user_solver": "cg"})
-    coded = LocalPasses(R, params).blocks[0]
+    coded = passes_over(R, params).blocks[0]
     assert coded.codes is not None
     values, ones = coded.decoded()
     sums = []
