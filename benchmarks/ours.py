@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -26,17 +27,19 @@ from benchmarks.frames import (
     item_ids,
     make_split_blocks,
 )
-from benchmarks.process import CORES, Clock, ContestantError, Result, Task, open_session, say
+from benchmarks.process import CORES, Clock, ContestantError, MemoryWatch, Result, Task, open_session, say
 from benchmarks.quality import Judge, reached
 from recsys import columns as c
 from recsys.als.fit import SweepReport
 from recsys.als.fit import fit as fit_factors
 from recsys.als.model import FactorModel, initial_model, solve_users
 from recsys.als.params import AlsParams
+from recsys.als.plan import measure_speed, plan_fit
 from recsys.als.sweep import BLOCKS_OF_A_FIT
 from recsys.blocks.codec import SplitBlock
 from recsys.blocks.split import split_blocks
 from recsys.ingestion import bring_blocks_up_to_date
+from recsys.planning import find_resources, read_statistics
 from recsys.ranking.model import ListModel
 from recsys.ranking.params import RankingParams
 from recsys.ranking.score import score_blocks
@@ -278,6 +281,47 @@ def block_bytes(task: Task) -> Result:
         "ratings": n,
         "kept_a_rating": sum(blocks) / observed,
         "kept_in_all": sum(size for _, size in kept) / observed,
+    }
+
+
+def planned(task: Task) -> Result:
+    """A cold fit from the blocks' table beside what was planned for it (``train_model --plan``).
+
+    Options: ``als``, ``warehouse``. Seconds from the first read of the blocks to the last sweep, of a middle sweep,
+    bytes of the kept blocks, and the most memory that the Python processes held, planned and found.
+    """
+    params = AlsParams(**task.options["als"])
+    spark = open_session(task)
+    tables = _open_tables(spark, Path(task.options["warehouse"]), task.shape)
+    bring_blocks_up_to_date(tables, through_batch=FIRST_BATCH)
+    n_items = len(read_items(tables.items, tables.items.version()).ids)
+    statistics = read_statistics(tables.user_blocks.read(), n_items)
+    plan = plan_fit(statistics, find_resources(spark), params, measure_speed(statistics, params))
+    kept: list[int] = []
+
+    def on_sweep(report: SweepReport) -> None:
+        run.on_sweep(report)
+        kept.append(sum(size for name, size in _stored_bytes(spark) if name == BLOCKS_OF_A_FIT))
+
+    with MemoryWatch(leave_out="java") as memory:
+        run = _Run(None)
+        fit_factors(_split(tables), n_items, params, on_sweep=on_sweep)
+        seconds = run.clock.seconds
+    middle = median(point["sweep_seconds"] for point in run.curve[1:-1])
+    return {
+        "plan": plan.render(),
+        "planned": {
+            "fit, s": plan.seconds(params.sweeps),
+            "sweep, s": plan.sweep_seconds,
+            "blocks, MB": plan.block_bytes / 1e6,
+            "Python, MB": sum(need.size for need in plan.needs if need.where == "machine") / 1e6,
+        },
+        "found": {
+            "fit, s": seconds,
+            "sweep, s": middle,
+            "blocks, MB": kept[-1] / 1e6,
+            "Python, MB": memory.peak / 1e6,
+        },
     }
 
 

@@ -31,7 +31,7 @@ WORK: Final = ROOT / "build" / "benchmarks"
 # Name → module; the function has the name's last part. Nothing else can be asked for.
 CONTESTANTS: Final = {
     **dict.fromkeys(("ours.fit", "ours.job", "ours.fill", "ours.prepare_refresh", "ours.refresh"), "benchmarks.ours"),
-    **dict.fromkeys(("ours.recommend", "ours.exchange", "ours.block_bytes"), "benchmarks.ours"),
+    **dict.fromkeys(("ours.recommend", "ours.exchange", "ours.block_bytes", "ours.planned"), "benchmarks.ours"),
     **dict.fromkeys(("peers.mllib_fit", "peers.mllib_recommend", "peers.cmfrec_fit"), "benchmarks.peers"),
     **dict.fromkeys(("peers.implicit_fit", "peers.implicit_recommend"), "benchmarks.peers"),
 }
@@ -104,10 +104,14 @@ class MemoryWatch:
     """The most memory that this process and everything it started held at once, in bytes.
 
     Resident sets are added up, so pages that processes share count for each of them: an upper bound.
+
+    Args:
+        leave_out: name of processes that do not count, such as ``java``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leave_out: str = "") -> None:
         self.peak = 0
+        self._leave_out = leave_out
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -121,11 +125,11 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         while not self._stop.wait(_MEMORY_PERIOD):
-            self.peak = max(self.peak, resident_bytes(os.getpid()))
+            self.peak = max(self.peak, resident_bytes(os.getpid(), self._leave_out))
 
 
-def resident_bytes(root: int) -> int:
-    """Resident sets of a process and all its descendants together, in bytes (Linux)."""
+def resident_bytes(root: int, leave_out: str = "") -> int:
+    """Resident sets of a process and all its descendants together, in bytes (Linux), but for those of that name."""
     parents: dict[int, int] = {}
     resident: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
@@ -133,10 +137,12 @@ def resident_bytes(root: int) -> int:
             continue
         try:
             # The name in brackets may hold anything, so what follows is counted from its end.
-            stat = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            name, _, rest = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
         except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             continue
-        parents[int(folder.name)], resident[int(folder.name)] = int(stat[1]), int(stat[21]) * _PAGE
+        stat = rest.split()
+        counts = not leave_out or name.partition("(")[2] != leave_out
+        parents[int(folder.name)], resident[int(folder.name)] = int(stat[1]), counts * int(stat[21]) * _PAGE
     total = 0
     for process, size in resident.items():
         at = process

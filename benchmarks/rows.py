@@ -1,4 +1,4 @@
-"""The ten targets: who runs what, at which size, and what is made of the numbers.
+"""The targets: who runs what, at which size, and what is made of the numbers.
 
 All contestants of a row run in one command on the same generated data, one after the other, in an order that turns with
 every repetition. Goals and sizes are those of the table in docs/benchmarks.md.
@@ -353,6 +353,25 @@ def _growth(plan: Plan) -> list[Row]:
     ]
 
 
+def _planned(plan: Plan) -> list[Row]:
+    rows = []
+    for size in plan.sizes("1M", "10M", "netflix"):
+        _fill(plan, size)
+        als = plan.explicit(sweeps=5)
+        [runs] = _repeat(plan, plan.task("ours.planned", make_shape(size), als=als, warehouse=plan.warehouse(size)))
+        off, said = {}, []
+        for what in runs[0]["planned"]:
+            planned, found = (statistics.median(result[side][what] for result in runs) for side in ("planned", "found"))
+            off[what] = max(planned, found) / max(min(planned, found), 1e-9)
+            said.append(f"{what}: {planned:.3g} planned, {found:.3g} found")
+        worst = max(off, key=lambda what: off[what])
+        note = "; ".join(said)
+        label, bound = "planned and found apart by, at most", f"{worst}: constants of the plan"
+        detail = {"runs": runs}
+        rows.append(Row(label, size, off[worst], "x", 2, "lower", note=note, bound=bound, detail=detail))
+    return rows
+
+
 def _growing(size: str) -> tuple[str, ...]:
     """A tenth, a third and all of a size."""
     n_ratings = parse_size(size)
@@ -414,4 +433,5 @@ TARGETS: Final = {
     8: Target("bytes exchanged a sweep", _exchange),
     9: Target("memory of the blocks", _block_memory),
     10: Target("growth with the ratings", _growth),
+    11: Target("what a fit needs and takes against its plan", _planned),
 }
