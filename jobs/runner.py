@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,17 +18,19 @@ from pyspark.sql import SparkSession
 
 from recsys import columns as c
 from recsys.config import Settings, load_settings
-from recsys.errors import RecsysError, UsageError
+from recsys.errors import LockedError, RecsysError, UsageError
 from recsys.events import log_event
 from recsys.schemas import JOB_RUNS
 from recsys.session import ROOT, start_session
 from recsys.store.files import Files
 from recsys.store.locks import Lock
+from recsys.store.outcome import Ending, hand_over, yarn_attempt
 from recsys.store.tables import Tables
 
 log = logging.getLogger(__name__)
 
 ENVIRONMENTS = ("local", "yarn")
+LOCK_PAUSE = 2.0  # seconds between two tries of a second attempt to take a lock
 
 
 @dataclass
@@ -73,7 +76,10 @@ def run_job(
     records_itself: bool = False,
     makes_tables: bool = False,
 ) -> int:
-    """Run one job from its command line and return the exit code the scheduler sees.
+    """Run one job from its command line and return the exit code of the process.
+
+    That is what the scheduler sees; in YARN's cluster mode the launcher takes the job's own code to it, see
+    `recsys.store.outcome`.
 
     Args:
         name: The job's name, as in ``jobs/<name>.py``.
@@ -90,24 +96,20 @@ def run_job(
         arguments(parser)
     args = parser.parse_args(argv)
     configure_logging(verbose=args.verbose)
-    try:
+
+    def run_body() -> JobResult:
+        if args.check:
+            read_settings(args)
+            return JobResult("arguments and settings are in order")
         context = open_context(name, args, makes_tables=makes_tables)
-        result = body(context) if records_itself else perform(context, name, body, locks=locks)
-    except RecsysError as err:
-        print(f"error: {err}", file=sys.stderr)
-        return err.exit_code
-    except Exception as err:  # the top of the job: logged once, here
-        log.exception("job_failed job=%s", name)
-        print(
-            f"error: {name} failed: {type(err).__name__}: {_first_line(err)}. The log above says where.",
-            file=sys.stderr,
-        )
-        return 1
-    print(result.message)
-    if result.refusal is not None:
-        print(f"refused: {result.refusal}", file=sys.stderr)
-        return result.refusal.exit_code
-    return 0
+        return body(context) if records_itself else perform(context, name, body, locks=locks)
+
+    ending = _run_to_its_end(name, run_body)
+    if not ending.error or ending.message:
+        print(ending.message)
+    if ending.error:
+        print(ending.error, file=sys.stderr)
+    return hand_over(ending)
 
 
 def argument_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -122,6 +124,7 @@ def argument_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. als.rank=64")
     parser.add_argument("--warehouse", metavar="PATH", help="short for --set warehouse.root=PATH")
     parser.add_argument("--verbose", action="store_true", help="log every event, not only warnings")
+    parser.add_argument("--check", action="store_true", help="read arguments and settings, and start nothing")
     return parser
 
 
@@ -203,15 +206,31 @@ def perform(
 def hold_locks(context: JobContext, names: Sequence[str], *, holder: str) -> Iterator[None]:
     """Hold every named lock, or none.
 
+    A second attempt of YARN's waits until the locks that the first one may have died with have expired.
+
     Raises:
         LockedError: another job holds one of them.
     """
     warehouse = context.settings.warehouse
+    patience = 1.25 * warehouse.lock_expiry_seconds if yarn_attempt() > 1 else 0.0
     with ExitStack() as stack:
         for name in names:
             lock = Lock(context.files, warehouse.root, name, job=holder, expiry_seconds=warehouse.lock_expiry_seconds)
-            stack.enter_context(lock)
+            _take(lock, patience)
+            stack.callback(lock.release)
         yield
+
+
+def _take(lock: Lock, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            lock.acquire()
+            return
+        except LockedError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(LOCK_PAUSE)
 
 
 def configure_logging(*, verbose: bool = False) -> None:
@@ -219,6 +238,21 @@ def configure_logging(*, verbose: bool = False) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("recsys").setLevel(logging.INFO if verbose else logging.WARNING)
     logging.getLogger("jobs").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def _run_to_its_end(name: str, body: Callable[[], JobResult]) -> Ending:
+    """Run the body; whatever happens there becomes an exit code and a line."""
+    try:
+        result = body()
+    except RecsysError as err:
+        return Ending(err.exit_code, error=f"error: {err}")
+    except Exception as err:  # the top of the job: logged once, here
+        log.exception("job_failed job=%s", name)
+        error = f"error: {name} failed: {type(err).__name__}: {_first_line(err)}. The log above says where."
+        return Ending(1, error=error, trace=traceback.format_exc().strip())
+    if result.refusal is None:
+        return Ending(0, result.message)
+    return Ending(result.refusal.exit_code, result.message, f"refused: {result.refusal}")
 
 
 def _add_run(

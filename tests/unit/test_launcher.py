@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,38 @@ def test_help_lists_the_jobs() -> None:
     done = launch("--help")
     assert done.returncode == 0
     assert [job for job in JOBS if f"jobs/{job}" not in done.stdout] == []
+
+
+def test_a_launcher_in_the_way_is_not_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "__init__.py").touch()
+    (tmp_path / "launch" / "__main__.py").write_text("print('not this one')")
+    monkeypatch.chdir(tmp_path)
+    done = launch("--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage: ./spark-submit.sh" in done.stdout
+
+
+def test_case_89_an_environment_whose_base_python_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "python").symlink_to(tmp_path / "gone")
+    done = launch("jobs/status.py", RECSYS_PYTHON=str(tmp_path / "python"))
+    assert done.returncode == 2
+    assert "is a link to an interpreter that is gone" in done.stderr
+
+
+def test_the_launcher_needs_the_standard_library_only() -> None:
+    blocked = """
+import importlib, pathlib, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in sys.stdlib_module_names | {"launch", "recsys"}:
+            raise ImportError(f"{name} is not in the standard library")
+sys.meta_path.insert(0, Refuse())
+for file in pathlib.Path("launch").glob("*.py"):
+    if file.stem != "__main__":
+        importlib.import_module(f"launch.{file.stem}")
+print(sorted(name for name in sys.modules if name.startswith("recsys.")))
+"""
+    done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "['recsys.errors']"
