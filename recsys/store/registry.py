@@ -25,6 +25,7 @@ import numpy as np
 
 from recsys.errors import ConcurrentPromotionError, ConfigError, GateRefusedError, ModelArtifactError, RegistryError
 from recsys.events import log_event
+from recsys.params import without_password
 from recsys.ranking.model import ListModel
 from recsys.store.locks import check_held
 from recsys.store.params import MlflowParams
@@ -392,12 +393,12 @@ class Registry:
                 warnings.simplefilter("ignore")  # MLflow's own, about the versions of its parts
                 yield
         except (MlflowException, SQLAlchemyError, OSError) as err:
-            detail = _without_password(str(err).strip().splitlines()[0])
+            detail = without_password(str(err).strip().splitlines()[0])
             advice = "Check mlflow.tracking_uri and that it can be reached and written."
             if "database is locked" in detail:
                 advice = "Another process holds the database; try again when it has ended."
             raise RegistryError(
-                f"could not {doing} in the model registry at {_without_password(self.tracking_uri)}: {detail}. {advice}"
+                f"could not {doing} in the model registry at {without_password(self.tracking_uri)}: {detail}. {advice}"
             ) from err
 
     def _get_version(self, version: int) -> Any:
@@ -610,10 +611,6 @@ def _local_path(location: str) -> Path | None:
     if parts.scheme not in ("", "file"):
         return None
     return Path(unquote(parts.path) if parts.scheme else location).absolute()
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 def _quoted(text: str) -> str:
