@@ -19,6 +19,7 @@ from recsys import columns as c
 from recsys.config import Settings, load_settings
 from recsys.errors import RecsysError, UsageError
 from recsys.events import log_event
+from recsys.params import without_password
 from recsys.schemas import JOB_RUNS
 from recsys.session import ROOT, start_session
 from recsys.store.files import Files
@@ -36,6 +37,15 @@ class RunRows:
 
     depth: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def one_deeper(self) -> Iterator[None]:
+        """Inside it, a job runs; left by whatever way, an interrupt among them, or no later row would be committed."""
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class JobResult:
     details: Mapping[str, Any] = field(default_factory=dict)
     versions_in: Mapping[str, int] = field(default_factory=dict)
     versions_out: Mapping[str, int] = field(default_factory=dict)
+    outcome: str = "ok"  # in a word; all of them end with exit code 0
     refusal: RecsysError | None = None  # the job did its work and the answer is no: recorded, and its exit code
 
 
@@ -178,21 +189,21 @@ def perform(
         RecsysError: as the body raises it, after the run has been recorded.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    context.runs.depth += 1
     try:
-        with hold_locks(context, locks, holder=name):
+        with context.runs.one_deeper(), hold_locks(context, locks, holder=name):
             result = body(context)
-    except Exception as err:
+    except BaseException as err:
         code = err.exit_code if isinstance(err, RecsysError) else 1
         failed = JobResult(_first_line(err))
         _add_run(context, name, failed, (type(err).__name__, code), started, time.monotonic() - clock)
-        try:
-            _write_runs(context)
-        except Exception:
-            log.exception("job_run_not_recorded job=%s", name)  # the job's own error matters more
+        if isinstance(err, Exception):  # whoever interrupts does not wait for a commit: the next one has this row
+            try:
+                _write_runs(context)
+            except Exception:
+                log.exception("job_run_not_recorded job=%s", name)  # the job's own error matters more
         raise
     seconds = time.monotonic() - clock
-    ended = ("ok", 0) if result.refusal is None else (type(result.refusal).__name__, result.refusal.exit_code)
+    ended = (result.outcome, 0) if result.refusal is None else (type(result.refusal).__name__, result.refusal.exit_code)
     _add_run(context, name, result, ended, started, seconds)
     _write_runs(context)
     log_event(log, "job_done", job=name, seconds=seconds, **result.counts)
@@ -244,12 +255,11 @@ def _add_run(
 def _write_runs(context: JobContext) -> None:
     """Commit the rows when the outermost job ends: a turn of the pipeline is one commit, not five."""
     runs = context.runs
-    runs.depth -= 1
     if runs.depth == 0:
         rows, runs.rows = runs.rows, []
         context.tables.job_runs.append(context.spark.createDataFrame(rows, JOB_RUNS).coalesce(1))
 
 
-def _first_line(err: Exception) -> str:
-    lines = str(err).strip().splitlines()
+def _first_line(err: BaseException) -> str:
+    lines = without_password(str(err)).strip().splitlines()
     return lines[0] if lines else type(err).__name__
