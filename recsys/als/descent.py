@@ -81,6 +81,11 @@ class Descent:
         self._steps = 0
         self._failures = 0
 
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether the last sweep ended with a one-pass step, of which only a further pass tells whether it was good."""
+        return self._before is not None
+
     def sweep(self, model: FactorModel, *, last: bool = False) -> tuple[FactorModel, float]:
         """One sweep: the user half, then the item half.
 
