@@ -15,7 +15,7 @@ import numpy as np
 from jobs.runner import JobContext, JobResult, perform, run_job
 from recsys.als.fit import SweepReport
 from recsys.als.plan import Statistics, measure_speed, plan_fit
-from recsys.als.policy import Change, Policy, choose_policy
+from recsys.als.policy import Change, Policy, choose_policy, why_not_judged
 from recsys.config import Settings
 from recsys.errors import GateRefusedError, NothingToTrainError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, POPULARITY, RECENT_POPULARITY, Judgement
@@ -83,8 +83,7 @@ def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) 
             old = champion.model if champion else None
             training = train(data, context.settings, policy, old, say=say, on_judgement=figures.begin)
             if training is None:
-                why = f"{policy.why}; none is newer than what the champion knows, so no fit could be judged"
-                return TrainReport("fold-in", why, None, False, "no fit", "", 0, {})
+                return TrainReport("fold-in", why_not_judged(policy), None, False, "no fit", "", 0, {})
             drawn = figures.finish(training)
         logged = log_training(registry, key, training, drawn, context.settings, policy, versions, champion)
     entry = registry.describe(logged)
@@ -281,7 +280,11 @@ def main(argv: Sequence[str]) -> int:
     """Run the job from its command line."""
 
     def add_options(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--policy", choices=("auto", "cold", "warm", "fold-in"), help="force a kind of fit")
+        parser.add_argument(
+            "--policy",
+            choices=("auto", "cold", "warm", "fold-in"),
+            help="force a kind of fit; while no rating is newer than the champion's none is made: none could be judged",
+        )
         parser.add_argument("--plan", action="store_true", help="say what a fit would need; change nothing")
 
     def body(context: JobContext) -> JobResult:
