@@ -50,6 +50,13 @@ def delta_jars() -> list[Path]:
     return jars
 
 
+def use_chosen_java() -> None:
+    """Let Spark start on the Java in ``.jars/java``, where set-up put one because the machine's own does not fit."""
+    home = ROOT / ".jars" / "java"
+    if (home / "bin" / "java").is_file():
+        os.environ["JAVA_HOME"] = str(home)
+
+
 def is_one_process(spark: SparkSession) -> bool:
     """Whether driver and executors are one process on this machine."""
     return re.fullmatch(r"local(\[.*\])?", spark.sparkContext.master or "") is not None
@@ -67,9 +74,7 @@ def start_session(app: str, *, env: str = "local", conf: Mapping[str, str] | Non
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    java_home = ROOT / ".jars" / "java"
-    if java_home.exists():  # set-up found no fitting Java and brought one
-        os.environ["JAVA_HOME"] = str(java_home)
+    use_chosen_java()
     builder = SparkSession.builder.appName(app)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit, which has read them
         settings = read_spark_conf(ROOT / "conf" / f"spark-{env}.conf")
