@@ -27,7 +27,7 @@ from recsys.session import ROOT
 from recsys.store.checkpoints import keep_checkpoints
 from recsys.store.items import read_items
 from recsys.store.locks import MODELS
-from recsys.store.registry import PARENT, PASSED, REFUSED, TABLE_VERSION, VERDICT, Registry
+from recsys.store.registry import NOT_JUDGED, PARENT, PASSED, TABLE_VERSION, VERDICT, Registry
 from recsys.store.tables import Tables
 from recsys.training import Training, TrainingData, train
 
@@ -54,8 +54,13 @@ class TrainReport:
         if self.version is None:
             return JobResult(message, {"sweeps": self.sweeps}, self.to_details())
         message += f": model version {self.version} {self.verdict}. {self.reasons}"
-        refusal = None if self.promoted else GateRefusedError(f"{self.reasons}. The champion stays.")
-        return JobResult(message, {"sweeps": self.sweeps, "version": self.version}, self.to_details(), refusal=refusal)
+        counts = {"sweeps": self.sweeps, "version": self.version}
+        if self.promoted:
+            return JobResult(message, counts, self.to_details())
+        if self.verdict == NOT_JUDGED:  # no failure: on a small site every fit ends so
+            return JobResult(message, counts, self.to_details(), outcome=NOT_JUDGED)
+        refusal = GateRefusedError(f"{self.reasons}. The champion stays.")
+        return JobResult(message, counts, self.to_details(), refusal=refusal)
 
     def to_details(self) -> dict[str, Any]:
         """All fields, as JSON knows them."""
@@ -195,7 +200,7 @@ def log_training(
         metrics=report.scores,
         figures=figures,
         tags={
-            VERDICT: PASSED if training.verdict.promoted else REFUSED,
+            VERDICT: PASSED if training.verdict.promoted else training.verdict.outcome,
             "reasons": report.reasons,
             REPORT: json.dumps(report.to_details()),
             THROUGH_BATCH: str(versions[THROUGH_BATCH]),

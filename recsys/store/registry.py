@@ -49,6 +49,7 @@ WAREHOUSE: Final = "warehouse"
 PENDING: Final = "pending"
 PASSED: Final = "passed"
 REFUSED: Final = "refused"
+NOT_JUDGED: Final = "not judged"  # by too few users for a verdict
 ROLLED_BACK: Final = "rolled back"
 
 DATA_FOLDER: Final = "lists"  # name of the data files' folder in the artifact and of its entry in `context.artifacts`
@@ -175,12 +176,6 @@ class Registry:
         """
         with self._calls("tag orphans"):
             return self._tag_orphans(keep=None)
-
-    def set_verdict(self, version: int, verdict: str, reasons: Sequence[str] = (), **tags: str) -> None:
-        """Write the judge's word on a version: ``passed`` or ``refused``, and why."""
-        with self._calls(f"write the verdict on version {version}"):
-            for key, value in {"reasons": "; ".join(reasons), **tags, VERDICT: verdict}.items():
-                self._client.set_model_version_tag(self.model, str(version), key, value)
 
     # Reading
 
