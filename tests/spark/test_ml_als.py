@@ -21,8 +21,6 @@ from recsys.errors import DataRejectedError, ModelArtifactError, NothingToTrainE
 from recsys.ml import ALS, ALSModel
 from tests.oracles import als as oracle
 
-pytestmark = pytest.mark.spark
-
 N_USERS, N_ITEMS = 30, 12
 
 

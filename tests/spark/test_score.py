@@ -11,8 +11,6 @@ from recsys.ranking.score import fallback_row, score_blocks
 from recsys.schemas import RECOMMENDATIONS
 from tests.spark.split_frames import split_frame
 
-pytestmark = pytest.mark.spark
-
 IDS = ["saw", "hostel", "bambi", "dumbo", "news"]
 USERS = {
     "ann": ({0: 5.0, 2: 1.0}, {}),
