@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import reduce
 from urllib.parse import unquote
 
@@ -155,8 +155,8 @@ class Ingestion:
 
     def _check_files(self, files: list[LandedFile], now_us: int) -> tuple[DataFrame, dict[str, Counts]]:
         """Check all rows once and keep them; a file that Spark cannot read is marked as such in ``files``."""
-        copies = find_copies(files, self.seen)
         while True:
+            copies = find_copies(files, self.seen)  # a copy of a damaged file is none of a file that was read
             read = [file for file in files if file.source not in copies and file.layout is not None]
             candidates = exchange_by_bucket(self._read(read), self._tables.buckets)
             checked = mark_duplicates(check_rows(candidates, self._contract, now_us=now_us)).persist()
@@ -166,7 +166,9 @@ class Ingestion:
                 checked.unpersist()
                 at = find_unreadable(read, err)
                 fault = Fault("unreadable", "Spark cannot read the file to its end; it is damaged")
-                files[files.index(at)] = LandedFile(at.arrival, at.format, at.checksum, None, fault)
+                for n, file in enumerate(files):
+                    if (file.checksum, file.layout) == (at.checksum, at.layout):  # all that would fail alike, at once
+                        files[n] = replace(file, layout=None, fault=fault)
 
     def _read(self, files: Sequence[LandedFile]) -> DataFrame:
         """Candidate rows of all files; those with one layout are read together."""
