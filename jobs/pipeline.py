@@ -185,12 +185,15 @@ def main(argv: Sequence[str]) -> int:
 
     def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--every", metavar="INTERVAL", help="keep running, a turn every 30s, 10m, 2h; default: once"
+            "--every",
+            type=read_interval,
+            metavar="INTERVAL",
+            help="keep running, a turn every 30s, 10m, 2h; default: once",
         )
 
     def body(context: JobContext) -> JobResult:
-        if context.args.every:
-            return keep_running(context, read_interval(context.args.every))
+        if context.args.every is not None:
+            return keep_running(context, context.args.every)
         print(StepReport.format_header())
         return turn(context, say=print)
 

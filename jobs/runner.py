@@ -19,7 +19,9 @@ from recsys import columns as c
 from recsys.config import Settings, load_settings
 from recsys.errors import RecsysError, UsageError
 from recsys.events import log_event
+from recsys.ingestion import check_sources
 from recsys.params import without_password
+from recsys.ratings.contract import load_contract
 from recsys.schemas import JOB_RUNS
 from recsys.session import ROOT, start_session
 from recsys.store.files import Files
@@ -94,14 +96,15 @@ def run_job(
         locks: What the job changes; taken in this order, given back at its end.
         arguments: Adds the job's own options.
         records_itself: The body calls :func:`perform` for what it does.
-        makes_tables: A new warehouse is made where there is none; other jobs refuse a mistyped path.
+        makes_tables: The job takes in landed files, and a new warehouse is made where there is none; other jobs refuse
+            a mistyped path.
     """
     parser = argument_parser(name, description)
     if arguments is not None:
         arguments(parser)
-    args = parser.parse_args(argv)
-    configure_logging(verbose=args.verbose)
     try:
+        args = parser.parse_args(argv)
+        configure_logging(verbose=args.verbose)
         context = open_context(name, args, makes_tables=makes_tables)
         result = body(context) if records_itself else perform(context, name, body, locks=locks)
     except RecsysError as err:
@@ -159,13 +162,17 @@ def open_context(name: str, args: argparse.Namespace, *, makes_tables: bool) -> 
     """Settings, session and tables of a job.
 
     Raises:
-        ConfigError: see :func:`read_settings`.
-        UsageError: there is no warehouse, and the job is not one that makes it.
+        ConfigError: see :func:`read_settings`; or the contract cannot be read.
+        UsageError: there is no warehouse, and the job is not one that makes it; or what it would take in is not there.
     """
     settings = read_settings(args)  # before the session: a typing error must not cost a JVM
+    if makes_tables:
+        load_contract(ROOT / settings.contract)
     spark = start_session(name, env=args.env)
     spark.sparkContext.setLogLevel("INFO" if args.verbose else "ERROR")
-    if not makes_tables and not Tables(spark, settings.warehouse).ratings.exists():
+    if makes_tables:
+        check_sources(Files(spark), settings)  # before tables are made at what may be a mistyped path
+    elif not Tables(spark, settings.warehouse).ratings.exists():
         root = settings.warehouse.root
         raise UsageError(
             f"there is no warehouse at '{root}'. Correct warehouse.root, or run ingest_ratings there first."
