@@ -25,6 +25,6 @@ class MlflowParams(Section):
     """Where fits are logged."""
 
     tracking_uri: Address | None = None  # null: sqlite under the warehouse
-    artifact_root: Address | None = None  # null: the tracking server's choice; without one a folder under the warehouse
+    artifact_root: Address | None = None  # null: where the server says; without one a folder under the warehouse
     experiment: str = "recsys"
     model: str = "recsys"  # registered name

@@ -103,7 +103,10 @@ class Registry:
                 "a local folder. Set mlflow.tracking_uri to your tracking server."
             )
         self.tracking_uri = params.tracking_uri or f"sqlite:///{local}/mlflow/mlflow.db"
-        self._artifact_root = params.artifact_root or (str(local / "mlflow" / "artifacts") if local else None)
+        self._has_server = urlsplit(self.tracking_uri).scheme in ("http", "https")
+        # A server says where its artifacts lie: a folder of this machine would be none of its own.
+        is_ours = local is not None and not self._has_server
+        self._artifact_root = params.artifact_root or (f"{local}/mlflow/artifacts" if is_ours else None)
 
     # Fits
 
@@ -339,11 +342,13 @@ class Registry:
     def open_in_background(self) -> None:
         """Begin to import MLflow and to open its store, which takes seconds, while the caller does something else.
 
-        What goes wrong is raised by the first call that needs the registry, which tries again.
+        What goes wrong is raised by the first call that needs the registry, which tries again. A process that ends
+        first waits for a database, which may be in the making and must not be left half made, but not for a server.
         """
         if self.tracking_uri not in _openings:
-            _openings[self.tracking_uri] = threading.Thread(target=self._open, name="open-registry", daemon=True)
-            _openings[self.tracking_uri].start()
+            opening = threading.Thread(target=self._open, name="open-registry", daemon=self._has_server)
+            _openings[self.tracking_uri] = opening
+            opening.start()
 
     # What the above is made of
 
@@ -364,6 +369,11 @@ class Registry:
         found = self._client.get_experiment_by_name(self._experiment)
         if found is not None:
             identifier = found.experiment_id
+        elif self._artifact_root is None and not self._has_server:
+            raise ConfigError(
+                f"mlflow.artifact_root is null, which means a folder under warehouse.root, but '{self._root}' is not a "
+                "local folder, and no tracking server says where models lie. Set mlflow.artifact_root."
+            )
         else:
             identifier = self._client.create_experiment(self._experiment, artifact_location=self._artifact_root)
         try:
@@ -547,6 +557,7 @@ def import_mlflow() -> Any:
     """MLflow, silent: no telemetry, no log lines (errors are raised, and logged once at the top of the job)."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password, where there is one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow
