@@ -1,8 +1,11 @@
 """One way to start Spark: by ``spark-submit`` the launcher has set everything, from Python this module does."""
 
+import atexit
 import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,7 +78,7 @@ def start_session(app: str, *, env: str = "local", conf: Mapping[str, str] | Non
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     use_chosen_java()
-    builder = SparkSession.builder.appName(app)
+    builder = SparkSession.builder.appName(app).config("spark.sql.warehouse.dir", _scratch_folder().as_uri())
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit, which has read them
         settings = read_spark_conf(ROOT / "conf" / f"spark-{env}.conf")
         settings.setdefault("spark.jars", ",".join(str(jar) for jar in delta_jars()))
@@ -86,3 +89,13 @@ def start_session(app: str, *, env: str = "local", conf: Mapping[str, str] | Non
     for name, value in ONE_THREAD.items():
         builder = builder.config(f"spark.executorEnv.{name}", value)
     return builder.getOrCreate()
+
+
+def _scratch_folder() -> Path:
+    """A folder for Spark's catalog until this process ends; without one it makes `spark-warehouse` where it is started.
+
+    Our tables are known by their paths and never in it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="recsys-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
