@@ -96,6 +96,6 @@ def _scratch_folder() -> Path:
 
     Our tables are known by their paths and never in it.
     """
-    folder = Path(tempfile.mkdtemp(prefix="recsys-"))
+    folder = Path(tempfile.mkdtemp(prefix="recsys-catalog-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

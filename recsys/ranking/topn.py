@@ -43,18 +43,23 @@ def list_users(
 ) -> list[TopN]:
     """List each user's N best items by every scorer; the affinities are computed once for all of them.
 
-    A user whose factors are all zero or not finite is unknown: his scores are the fallback's.
+    A user whose factors are all zero or not finite is unknown: his scores are the fallback's. Seen items, and items
+    whose score is not finite, are never listed; of equal scores the lower position comes first. A list equals a user's
+    scores sorted and cut.
 
     Args:
         item_factors: (I, rank).
         x: (U, rank), user factors.
         seen_offsets: (U + 1,) where each user's seen items start.
-        seen_items: (N,) their positions.
+        seen_items: (N,) their positions, in any order.
         scorers: what to rank by.
-        n: length of a list.
+        n: length of a list, at least 1.
 
     Returns:
-        One pair a scorer, as from :func:`top_n`.
+        For each scorer positions (U, n) int32, best first, padded with -1, and scores (U, n), padded with -inf.
+
+    Raises:
+        ValueError: n below 1, or a seen item outside the catalogue.
     """
     n_users, n_items = len(x), len(item_factors)
     is_known: NDArray[np.bool_] = np.logical_and(np.isfinite(x).all(axis=1), x.any(axis=1))
@@ -79,42 +84,6 @@ def list_users(
                 scores[part],
             )
     return lists
-
-
-def top_n(
-    scores: NDArray[np.float32],
-    seen_offsets: NDArray[np.int64],
-    seen_items: NDArray[np.integer],
-    n: int,
-    allowed: NDArray[np.bool_] | None = None,
-) -> TopN:
-    """List each user's N items with the highest scores.
-
-    Seen items, items that are not allowed, and items whose score is not finite are never listed; of equal
-    scores the lower position comes first. Equal to sorting the whole row and cutting it.
-
-    Args:
-        scores: (U, I).
-        seen_offsets: (U + 1,) where each user's seen items start.
-        seen_items: (N,) their positions, in any order.
-        n: length of a list, at least 1.
-        allowed: (I,) which items may be listed at all; None: all.
-
-    Returns:
-        Positions (U, n) int32, best first, padded with -1, and their scores (U, n), padded with -inf.
-
-    Raises:
-        ValueError: n below 1, or a seen item outside the catalogue.
-    """
-    n_users, n_items = scores.shape
-    offsets, seen = _check_seen(seen_offsets, seen_items, n_items)
-    prior = np.zeros((1, n_items), dtype=np.float32)
-    if allowed is not None:
-        prior[0, ~allowed] = -np.inf
-    positions, best = _empty_lists(n_users, n)
-    of_all = np.zeros(n_users, dtype=np.bool_)
-    _top_n(np.ascontiguousarray(scores), np.float32(1), prior, of_all, offsets, seen, positions, best)
-    return positions, best
 
 
 def _empty_lists(n_users: int, n: int) -> TopN:

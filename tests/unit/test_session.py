@@ -70,5 +70,5 @@ def test_the_properties_file_is_read_once_by_spark_submit_or_here(monkeypatch: p
 def test_what_a_session_made_for_itself_is_gone_when_its_process_ends() -> None:
     script = "from recsys.session import _scratch_folder; print(_scratch_folder())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert "recsys-" in done.stdout
+    assert "recsys-catalog-" in done.stdout
     assert not Path(done.stdout.strip()).exists()
