@@ -105,3 +105,20 @@ def test_top_n_equals_sort_and_cut(data: st.DataObject, n_items: int, n: int) ->
     ranked = sorted((i for i in range(n_items) if i not in seen), key=lambda i: (-scores[i], i))[:n]
     positions, _ = list_by(scores, n=n, seen=(np.array([0, len(seen)]), np.array(sorted(seen), dtype=np.uint16)))
     assert positions[0].tolist() == ranked + [-1] * (n - len(ranked))
+
+
+@pytest.mark.parametrize("n", [1, 10, 100, 300])
+def test_top_n_of_a_large_catalogue_equals_sort_and_cut(n: int) -> None:
+    random = np.random.default_rng(n)
+    scores = np.round(random.standard_normal((20, 5000)), 1)  # many ties
+    scores[::2, :400] = np.inf  # more of them than places, and nothing that may be listed
+    scores[::3, 600:900] = np.nan
+    scores[::5, 900:] = -np.inf
+    seen = [np.sort(random.choice(5000, 50 * u, replace=False)) for u in range(20)]
+    for own, has_seen in zip(scores.astype(np.float32), seen, strict=True):
+        q, x = np.zeros((5000, 1), dtype=np.float32), np.ones((1, 1), dtype=np.float32)
+        [(positions, _)] = list_users(q, x, np.array([0, len(has_seen)]), has_seen, [Scorer(1.0, own, own)], n)
+        allowed = np.isfinite(own)
+        allowed[has_seen] = False
+        ranked = sorted(np.flatnonzero(allowed).tolist(), key=lambda i, own=own: (-own[i], i))[:n]
+        assert positions[0].tolist() == ranked + [-1] * (n - len(ranked))
