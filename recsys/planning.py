@@ -11,7 +11,7 @@ from pyspark.sql import functions as sf
 
 from recsys import columns as c
 from recsys.als.plan import Resources, Statistics
-from recsys.blocks.codec import read_array, read_items
+from recsys.blocks.codec import read_array, read_items, unpack_values
 from recsys.errors import ConfigError, NothingToTrainError
 from recsys.session import is_one_process
 
@@ -41,13 +41,18 @@ def read_statistics(user_blocks: DataFrame, n_items: int) -> Statistics:
     if n_ratings == 0:
         raise NothingToTrainError("user_blocks hold no rating. Ingest ratings first.")
     counts, longest, coded = np.zeros(n_items), 0, True
-    for row in user_blocks.select(c.OFFSETS, c.ITEMS, c.DICTIONARY).limit(_SAMPLE_BLOCKS).collect():
+    sample = []
+    for row in user_blocks.select(c.OFFSETS, c.ITEMS, c.DICTIONARY, c.VALUES).limit(_SAMPLE_BLOCKS).collect():
         offsets = read_array(row[c.OFFSETS], np.int64)
         counts += np.bincount(read_items(row[c.ITEMS], int(offsets[-1])), minlength=n_items)
         longest = max(longest, int(np.diff(offsets).max(initial=0)))
         coded &= len(row[c.DICTIONARY]) > 0
+        sample.append(unpack_values(row[c.DICTIONARY], row[c.VALUES]))
+    values = np.concatenate(sample).astype(np.float64)
+    values = values[~np.isnan(values)]  # withdrawn
+    moments = (float(values.mean()), float(np.mean(values**2))) if len(values) else (0.0, 1.0)
     by_item = counts * (n_ratings / max(counts.sum(), 1.0))
-    return Statistics(n_users, n_ratings, n_blocks, by_item, longest, coded, longest_block)
+    return Statistics(n_users, n_ratings, n_blocks, by_item, longest, coded, longest_block, *moments)
 
 
 def guess_statistics(n_ratings: int, n_items: int, *, buckets: int, users_per_block: int) -> Statistics:

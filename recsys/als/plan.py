@@ -82,6 +82,8 @@ class Statistics:
         longest_user: most ratings of one user, as far as known.
         coded: values have one byte each, not four.
         longest_block: most ratings of one block, as far as known; None: blocks are alike.
+        mean: of the ratings' values.
+        mean_square: of the same.
     """
 
     n_users: int
@@ -91,6 +93,8 @@ class Statistics:
     longest_user: int = 0
     coded: bool = True
     longest_block: int | None = None
+    mean: float = 0.0
+    mean_square: float = 1.0
 
     @property
     def n_items(self) -> int:
@@ -419,7 +423,9 @@ def plan_fit(statistics: Statistics, resources: Resources, params: AlsParams, sp
         speed: of the kernels, from `measure_speed`; None: no times are predicted.
     """
     I, K, N = statistics.n_items, params.rank + params.biases, statistics.n_ratings  # noqa: E741
-    sums = RatingSums(statistics.n_users, N, statistics.item_counts, statistics.item_counts, 0.0, 0.0)
+    centre = statistics.mean if params.biases else 0.0
+    constant = N * (statistics.mean_square - centre**2)
+    sums = RatingSums(statistics.n_users, N, statistics.item_counts, statistics.item_counts, centre, constant)
     exact_users, exact_items = is_exact(params, sums)
     one_pass = not exact_items and takes_one_pass(params, sums)
     items_by = "exact" if exact_items else "one-pass" if one_pass else "cg"

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -125,6 +126,30 @@ def test_passes_of_cg_are_about_those_that_a_fit_of_real_ratings_then_makes(prob
     statistics = Statistics(ratings.n_users, ratings.n_ratings, len(rows), ratings.counts)
     made = (passes.user_passes + passes.further_passes) / params.sweeps
     assert plan_fit(statistics, LAPTOP, params).passes == pytest.approx(made, rel=0.2)
+
+
+@pytest.mark.parametrize(("reg", "taken"), [(0.05, "cg"), (0.5, "one-pass")])
+def test_regularisation_has_a_say_in_how_items_move(reg: float, taken: str) -> None:
+    """One-pass steps are short where items have few ratings a feature, unless regularisation decides anyway."""
+    R = some_ratings(density=0.2, n_users=600)
+    params = AlsParams(objective="explicit", rank=16, reg=reg, item_steps=1, rating_half_life_days=None)
+    rows, n_items = split_rows(*csr(R)[:3], users_per_block=300).to_pylist(), R.shape[1]
+    passes = LocalPasses(rows, params)
+    with mock.patch("recsys.als.descent._EXACT_WORK", 0.0):  # as where data are large
+        passes.fit(n_items, 4)
+        ratings = passes.ratings(n_items)
+        values = R[~np.isnan(R)]
+        statistics = Statistics(
+            ratings.n_users,
+            ratings.n_ratings,
+            len(rows),
+            ratings.counts,
+            mean=float(values.mean()),
+            mean_square=float(np.mean(values**2)),
+        )
+        assert plan_fit(statistics, LAPTOP, params).items_by == taken
+    # By cg every sweep has a further pass, by one-pass only the half that ends the fit.
+    assert passes.further_passes == (4 if taken == "cg" else 1)
 
 
 def test_a_training_keeps_split_blocks_beside_what_a_fit_makes_of_them_or_those_of_all_slices() -> None:
