@@ -88,7 +88,8 @@ class Measured:
         what: the target in a few words.
         rows: at least one.
         official: whether sizes and settings are those of the target.
-        repeat: runs of everyone in each row.
+        repeat: runs of ours in each row.
+        rival_repeat: runs of every rival.
         machine: what it was measured on.
         when: date, UTC.
     """
@@ -98,6 +99,7 @@ class Measured:
     rows: tuple[Row, ...]
     official: bool
     repeat: int
+    rival_repeat: int
     machine: dict[str, str]
     when: str
 
@@ -257,7 +259,10 @@ def render(results: Sequence[Measured]) -> str:
             goal = "" if row.goal is None else f"{format_number(row.goal)}{row.unit}"
             sides = (_format_samples(row.ours, row.sample_unit), _format_samples(row.rival, row.sample_unit))
             cells = (str(measured.target), row.label, row.size, *sides, value, goal, state)
-            lines.append(f"| {' | '.join(cells)} | {measured.repeat} | {measured.when} |")
+            runs = str(measured.repeat)
+            if row.rival and measured.rival_repeat != measured.repeat:
+                runs += f", rival {measured.rival_repeat}"
+            lines.append(f"| {' | '.join(cells)} | {runs} | {measured.when} |")
             missed = row.bound if row.goal is not None and not row.is_met and row.value is not None else ""
             remark = "; ".join(filter(None, (row.note, f"bounded by: {missed}" if missed else "")))
             if remark:

@@ -8,6 +8,7 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ class Plan:
     Attributes:
         size: instead of the target's sizes; None: those.
         repeat: runs of everyone in each row.
+        rival_repeat: runs of every rival; None: as many as ours. A rival that takes an hour is measured once.
         iterations: of MLlib's fits, instead of each row's own.
         als: settings of our engine over each row's own.
         rank: instead of each row's own.
@@ -38,6 +40,7 @@ class Plan:
 
     size: str | None = None
     repeat: int = 3
+    rival_repeat: int | None = None
     iterations: int | None = None
     als: Mapping[str, Any] = field(default_factory=dict)
     rank: int | None = None
@@ -94,18 +97,21 @@ def measure_target(number: int, plan: Plan) -> Measured:
     warn(f"target {number}: {target.what}")
     rows = tuple(target.measure(plan))
     official = (plan.size, plan.rank, plan.iterations, plan.blocks) == (None,) * 4 and not plan.als
-    return Measured(number, target.what, rows, official, plan.repeat, describe_machine(CORES), today())
+    runs = (plan.repeat, plan.rival_repeat or plan.repeat)
+    return Measured(number, target.what, rows, official, *runs, describe_machine(CORES), today())
 
 
 def _repeat(plan: Plan, *tasks: Task) -> list[list[Result]]:
     """Every task's results; the order turns with every repetition."""
     results: list[list[Result]] = [[] for _ in tasks]
-    for repetition in range(plan.repeat):
+    runs = [plan.rival_repeat or plan.repeat if task.contestant.startswith("peers.") else plan.repeat for task in tasks]
+    for repetition in range(max(runs)):
         for turn in range(len(tasks)):
             at = (turn + repetition) % len(tasks)
-            task = tasks[at]
-            warn(f" {task.contestant}, {task.shape.n_ratings:,} ratings, run {repetition + 1} of {plan.repeat}")
-            results[at].append(run(task))
+            if repetition < runs[at]:
+                task = tasks[at]
+                warn(f" {task.contestant}, {task.shape.n_ratings:,} ratings, run {repetition + 1} of {runs[at]}")
+                results[at].append(run(task))
     return results
 
 
@@ -131,10 +137,15 @@ def _ratio_row(
     inverted: bool = False,
     note: str = "",
 ) -> Row:
-    """The row of runs that were measured; a whole job's time is that of its fit and what comes after it."""
+    """The row of runs that were measured.
+
+    A whole job's time is that of its fit and what comes after it. A rival's fit ends with factors of users and items;
+    ours, which ends with the items', is charged the users' too.
+    """
     reached = [
-        None if (seconds := seconds_to(result["curve"], fit["quality"])) is None else seconds + _after_fit(result)
-        for result, fit in zip(mine, fits, strict=True)
+        # The rival may have run less often: its quality hardly differs from run to run.
+        _seconds_to_model(result, fit["quality"])
+        for result, fit in zip(mine, cycle(fits))
     ]
     rival = tuple(fit["seconds"] for fit in fits)
     quality = fits[-1]["quality"]
@@ -154,8 +165,17 @@ def _ratio_row(
     return Row(label, size, value, "x", goal, better, ours, rival, "s", remarks, bound, detail, is_equal)
 
 
-def _after_fit(result: Result) -> float:
-    return float(result.get("stages", {}).get("write", 0.0))
+def _seconds_to_model(result: Result, goal: dict[str, float]) -> float | None:
+    """Seconds until a run has a model of the quality asked for; None when it never has."""
+    curve = result["curve"]
+    seconds = seconds_to(curve, goal)
+    if seconds is None:
+        return None
+    if "stages" in result:  # a job: it writes its model, the item factors
+        return seconds + float(result["stages"]["write"])
+    # A sweep begins with the user half: one more sweep is an upper bound of what the users of these items cost.
+    following = [point["sweep_seconds"] for point in curve if point["seconds"] > seconds]
+    return seconds + float(following[0] if following else curve[-1]["sweep_seconds"])
 
 
 def _fit_from_blocks(plan: Plan) -> list[Row]:

@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--target", type=int, action="append", choices=sorted(TARGETS), help="default: all of them")
     parser.add_argument("--size", type=_size, help="ratings, for example 10M or netflix; default: the target's own")
     parser.add_argument("--repeat", type=int, default=3, help="runs of everyone; 3")
+    parser.add_argument("--rival-repeat", type=int, help="runs of every rival, where they take long; as many as ours")
     parser.add_argument("--iterations", type=int, help="of MLlib's fits; default: the row's own")
     parser.add_argument("--blocks", type=int, help="of MLlib's fits; default: its own, 10")
     parser.add_argument("--rank", type=int, help="instead of the row's own")
@@ -50,6 +51,7 @@ def _measure(args: argparse.Namespace) -> int:
     plan = Plan(
         size=args.size,
         repeat=args.repeat,
+        rival_repeat=args.rival_repeat,
         iterations=args.iterations,
         als=dict(_setting(text) for text in args.set),
         rank=args.rank,

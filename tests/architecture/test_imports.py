@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "ranking": BASICS | {"blocks", "als"},
     "evaluation": BASICS | {"blocks", "als", "ranking"},
     "ml": {"schemas", "columns", "errors", "blocks", "als", "ranking"},
-    "store": BASICS | {"session", "als", "ranking", "evaluation"},
+    "store": BASICS | {"session", "als", "ranking"},
     "ingestion": BASICS | {"blocks", "ratings", "store", "config", "session"},
     "planning": BASICS | {"blocks", "als", "session"},
     "training": BASICS | {"blocks", "als", "ranking", "evaluation", "config"},

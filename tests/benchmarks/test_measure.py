@@ -27,7 +27,7 @@ LINE = re.compile(r"^target \d+: \d[\d.]*(x| s| B| GiB) \(goal [\d.]+(x| s| B| G
 
 
 def measured(*rows: Row, target: int = 1, official: bool = True) -> Measured:
-    return Measured(target, "a fit", rows, official, 3, {"processor": "a slow one"}, "22 Nov 2026")
+    return Measured(target, "a fit", rows, official, 3, 1, {"processor": "a slow one"}, "22 Nov 2026")
 
 
 def row(value: float | None, goal: float = 30.0, **more: object) -> Row:
@@ -80,7 +80,7 @@ def test_results_survive_the_file_and_the_page_is_replaced_between_its_marks(tmp
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Measurements\n\nbefore\n")
     assert text.count(BEGIN) == text.count(END) == 1
-    assert "| 1 | explicit | 8.9M | 6 s (5 to 7) | 170 s | 33.1x | 30x | met | 3 | 22 Nov 2026 |" in text
+    assert "| 1 | explicit | 8.9M | 6 s (5 to 7) | 170 s | 33.1x | 30x | met | 3, rival 1 | 22 Nov 2026 |" in text
     assert "bounded by: kernels" in text
     assert "<svg" in (tmp_path / "benchmarks.svg").read_text(encoding="utf-8")
 

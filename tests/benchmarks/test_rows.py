@@ -65,6 +65,27 @@ def test_every_target_can_be_measured(
     assert all(f"| {target} | {row.label} |" in page for row in measured.rows)
 
 
+def test_a_slow_rival_runs_as_often_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(task: Task) -> Result:
+        asked.append(task.contestant)
+        if task.contestant == "ours.fit":
+            curve = [
+                {"seconds": 1.0, "rmse": 0.96, "sweep_seconds": 1.0},
+                {"seconds": 2.0, "rmse": 0.94, "sweep_seconds": 1.0},
+                {"seconds": 2.5, "rmse": 0.93, "sweep_seconds": 0.5},
+            ]
+            return {"seconds": 2.5, "curve": curve}
+        return {"fits": [{"iterations": 6, "seconds": 100.0, "quality": {"rmse": 0.95}}]}
+
+    monkeypatch.setattr(rows, "run", answer)
+    [row] = measure_target(1, Plan(repeat=3, rival_repeat=1)).rows
+    assert sorted(asked) == ["ours.fit", "ours.fit", "ours.fit", "peers.mllib_fit"]
+    # The rival's quality after two seconds, and its users' factors by one more sweep at most.
+    assert (row.value, row.ours, row.rival) == (40.0, (2.5, 2.5, 2.5), (100.0,))
+
+
 @pytest.mark.parametrize("peer", PEERS)
 def test_a_peer_that_is_not_installed_is_one_clear_line(peer: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(peer) is not None:
