@@ -19,6 +19,7 @@ from recsys import columns as c
 from recsys.errors import LockedError, RecsysError, UsageError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, RECENT_POPULARITY
 from recsys.evaluation.report import StepReport
+from recsys.ingestion import read_ledger
 from recsys.store.locks import LISTS, MODELS, TABLES
 from recsys.store.registry import Registry
 
@@ -34,16 +35,19 @@ def run_once(
     """One turn of the loop; each job takes its own locks and leaves its own `job_runs` row.
 
     A refused candidate does not end the turn: the champion's lists are published with the new ratings, and the refusal
-    is returned beside the report.
+    is returned beside the report. Before any rating has been accepted, ingestion is all that a turn does.
 
     Raises:
         GateRefusedError: the first model was refused, and there is no champion to make lists with.
     """
-    started = time.monotonic()
+    started, k = time.monotonic(), context.settings.evaluation.k
     registry = Registry(context.settings.mlflow, context.tables.root)
     registry.open_in_background()
     say("ingesting what has landed")
     ingested = perform(context, "ingest_ratings", lambda job: ingest_ratings.run(job).to_result(), locks=(TABLES,))
+    if read_ledger(context.tables).last_accepted_batch == 0:
+        report = TrainReport("none", "no rating accepted yet", None, False, "no fit", "", 0, {})
+        return report_step(step, ingested, report, None, k=k, seconds=time.monotonic() - started), None
     trained = perform(context, "train_model", lambda job: train_model.run(job, say=say).to_result(), locks=(MODELS,))
     report = TrainReport(**trained.details)
     if report.promoted:
@@ -61,12 +65,11 @@ def run_once(
     scored = perform(
         context, "score_users", lambda job: score_users.run(job, reason=reason).to_result(), locks=(LISTS,)
     )
-    k = context.settings.evaluation.k
     return report_step(step, ingested, report, scored, k=k, seconds=time.monotonic() - started), trained.refusal
 
 
 def report_step(
-    step: str, ingested: JobResult, trained: TrainReport, scored: JobResult, *, k: int, seconds: float
+    step: str, ingested: JobResult, trained: TrainReport, scored: JobResult | None, *, k: int, seconds: float
 ) -> StepReport:
     """One row of the pipeline's table from what its jobs reported."""
     counts, scores = ingested.counts, trained.scores
@@ -100,7 +103,7 @@ def report_step(
         low=scores.get("difference_low"),
         high=scores.get("difference_high"),
         verdict=trained.verdict,
-        generation=scored.counts["generation"],
+        generation=None if scored is None else scored.counts["generation"],
     )
 
 
@@ -185,12 +188,15 @@ def main(argv: Sequence[str]) -> int:
 
     def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--every", metavar="INTERVAL", help="keep running, a turn every 30s, 10m, 2h; default: once"
+            "--every",
+            type=read_interval,
+            metavar="INTERVAL",
+            help="keep running, a turn every 30s, 10m, 2h; default: once",
         )
 
     def body(context: JobContext) -> JobResult:
-        if context.args.every:
-            return keep_running(context, read_interval(context.args.every))
+        if context.args.every is not None:
+            return keep_running(context, context.args.every)
         print(StepReport.format_header())
         return turn(context, say=print)
 

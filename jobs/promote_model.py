@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jobs.runner import JobContext, JobResult, run_job
 from recsys.store.locks import MODELS
-from recsys.store.registry import PARENT, Registry
+from recsys.store.registry import NOT_JUDGED, PARENT, Registry
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,12 @@ class PromotionReport:
     champion: int | None
     replaced: int | None
     promoted: bool
+    why_not: str = ""
 
     def to_result(self) -> JobResult:
         """The report as the runner records it."""
         if not self.promoted:
-            return JobResult(f"nothing to promote: there is no challenger. Champion: {self.champion or 'none'}")
+            return JobResult(f"nothing to promote: {self.why_not}. Champion: {self.champion or 'none'}")
         return JobResult(
             f"version {self.champion} is champion; it replaced {self.replaced or 'none'}",
             counts={"version": self.champion or 0, "replaced": self.replaced or 0},
@@ -30,6 +31,8 @@ class PromotionReport:
 
 def run(context: JobContext, *, version: int | None = None) -> PromotionReport:
     """Promote a version, or the challenger. Call it under the lock on the models.
+
+    A challenger that too few users judged is left as it is, which is no failure.
 
     Raises:
         GateRefusedError: its verdict is not ``passed``.
@@ -40,8 +43,12 @@ def run(context: JobContext, *, version: int | None = None) -> PromotionReport:
     registry = Registry(context.settings.mlflow, context.tables.root)
     candidate = registry.challenger if version is None else version
     if candidate is None:
-        return PromotionReport(registry.champion, None, promoted=False)
-    parent = registry.describe(candidate).tags.get(PARENT)
+        return PromotionReport(registry.champion, None, promoted=False, why_not="there is no challenger")
+    described = registry.describe(candidate)
+    if version is None and described.verdict == NOT_JUDGED:
+        why = f"version {candidate}, the challenger, was not judged ({described.tags.get('reasons')})"
+        return PromotionReport(registry.champion, None, promoted=False, why_not=why)
+    parent = described.tags.get(PARENT)
     expected = registry.champion if parent is None else None if parent == "none" else int(parent)
     replaced = registry.promote(candidate, expected)
     return PromotionReport(candidate, replaced, promoted=True)

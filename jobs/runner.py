@@ -20,6 +20,9 @@ from recsys import columns as c
 from recsys.config import Settings, load_settings
 from recsys.errors import LockedError, RecsysError, UsageError
 from recsys.events import log_event
+from recsys.ingestion import check_sources
+from recsys.params import without_password
+from recsys.ratings.contract import load_contract
 from recsys.schemas import JOB_RUNS
 from recsys.session import ROOT, start_session
 from recsys.store.files import Files
@@ -39,6 +42,15 @@ class RunRows:
 
     depth: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def one_deeper(self) -> Iterator[None]:
+        """Inside it, a job runs; left by whatever way, an interrupt among them, or no later row would be committed."""
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class JobResult:
     details: Mapping[str, Any] = field(default_factory=dict)
     versions_in: Mapping[str, int] = field(default_factory=dict)
     versions_out: Mapping[str, int] = field(default_factory=dict)
+    outcome: str = "ok"  # in a word; all of them end with exit code 0
     refusal: RecsysError | None = None  # the job did its work and the answer is no: recorded, and its exit code
 
 
@@ -89,15 +102,16 @@ def run_job(
         locks: What the job changes; taken in this order, given back at its end.
         arguments: Adds the job's own options.
         records_itself: The body calls :func:`perform` for what it does.
-        makes_tables: A new warehouse is made where there is none; other jobs refuse a mistyped path.
+        makes_tables: The job takes in landed files, and a new warehouse is made where there is none; other jobs refuse
+            a mistyped path.
     """
     parser = argument_parser(name, description)
     if arguments is not None:
         arguments(parser)
-    args = parser.parse_args(argv)
-    configure_logging(verbose=args.verbose)
 
     def run_body() -> JobResult:
+        args = parser.parse_args(argv)
+        configure_logging(verbose=args.verbose)
         if args.check:
             read_settings(args)
             return JobResult("arguments and settings are in order")
@@ -151,13 +165,17 @@ def open_context(name: str, args: argparse.Namespace, *, makes_tables: bool) -> 
     """Settings, session and tables of a job.
 
     Raises:
-        ConfigError: see :func:`read_settings`.
-        UsageError: there is no warehouse, and the job is not one that makes it.
+        ConfigError: see :func:`read_settings`; or the contract cannot be read.
+        UsageError: there is no warehouse, and the job is not one that makes it; or what it would take in is not there.
     """
     settings = read_settings(args)  # before the session: a typing error must not cost a JVM
+    if makes_tables:
+        load_contract(ROOT / settings.contract)
     spark = start_session(name, env=args.env)
     spark.sparkContext.setLogLevel("INFO" if args.verbose else "ERROR")
-    if not makes_tables and not Tables(spark, settings.warehouse).ratings.exists():
+    if makes_tables:
+        check_sources(Files(spark), settings)  # before tables are made at what may be a mistyped path
+    elif not Tables(spark, settings.warehouse).ratings.exists():
         root = settings.warehouse.root
         raise UsageError(
             f"there is no warehouse at '{root}'. Correct warehouse.root, or run ingest_ratings there first."
@@ -181,21 +199,21 @@ def perform(
         RecsysError: as the body raises it, after the run has been recorded.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    context.runs.depth += 1
     try:
-        with hold_locks(context, locks, holder=name):
+        with context.runs.one_deeper(), hold_locks(context, locks, holder=name):
             result = body(context)
-    except Exception as err:
+    except BaseException as err:
         code = err.exit_code if isinstance(err, RecsysError) else 1
         failed = JobResult(_first_line(err))
         _add_run(context, name, failed, (type(err).__name__, code), started, time.monotonic() - clock)
-        try:
-            _write_runs(context)
-        except Exception:
-            log.exception("job_run_not_recorded job=%s", name)  # the job's own error matters more
+        if isinstance(err, Exception):  # whoever interrupts does not wait for a commit: the next one has this row
+            try:
+                _write_runs(context)
+            except Exception:
+                log.exception("job_run_not_recorded job=%s", name)  # the job's own error matters more
         raise
     seconds = time.monotonic() - clock
-    ended = ("ok", 0) if result.refusal is None else (type(result.refusal).__name__, result.refusal.exit_code)
+    ended = (result.outcome, 0) if result.refusal is None else (type(result.refusal).__name__, result.refusal.exit_code)
     _add_run(context, name, result, ended, started, seconds)
     _write_runs(context)
     log_event(log, "job_done", job=name, seconds=seconds, **result.counts)
@@ -278,12 +296,11 @@ def _add_run(
 def _write_runs(context: JobContext) -> None:
     """Commit the rows when the outermost job ends: a turn of the pipeline is one commit, not five."""
     runs = context.runs
-    runs.depth -= 1
     if runs.depth == 0:
         rows, runs.rows = runs.rows, []
         context.tables.job_runs.append(context.spark.createDataFrame(rows, JOB_RUNS).coalesce(1))
 
 
-def _first_line(err: Exception) -> str:
-    lines = str(err).strip().splitlines()
+def _first_line(err: BaseException) -> str:
+    lines = without_password(str(err)).strip().splitlines()
     return lines[0] if lines else type(err).__name__

@@ -14,20 +14,20 @@ import numpy as np
 
 from jobs.runner import JobContext, JobResult, perform, run_job
 from recsys.als.fit import SweepReport
-from recsys.als.plan import Statistics, measure_speed, plan_fit
-from recsys.als.policy import Change, Policy, choose_policy
+from recsys.als.plan import Around, Speed, Statistics, TrainingPlan, measure_speed, plan_training
+from recsys.als.policy import Change, Policy, choose_policy, why_not_judged
 from recsys.config import Settings
 from recsys.errors import GateRefusedError, NothingToTrainError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, POPULARITY, RECENT_POPULARITY, Judgement
 from recsys.evaluation.report import draw_learning_curve, draw_metric_by_activity
 from recsys.ingestion import find_reflected, read_ledger
-from recsys.planning import find_resources, read_statistics
+from recsys.planning import find_resources, guess_statistics, read_statistics
 from recsys.ranking.model import ListModel
 from recsys.session import ROOT
 from recsys.store.checkpoints import keep_checkpoints
 from recsys.store.items import read_items
 from recsys.store.locks import MODELS
-from recsys.store.registry import PARENT, PASSED, REFUSED, TABLE_VERSION, VERDICT, Registry
+from recsys.store.registry import NOT_JUDGED, PARENT, PASSED, TABLE_VERSION, VERDICT, Registry
 from recsys.store.tables import Tables
 from recsys.training import Training, TrainingData, train
 
@@ -54,8 +54,13 @@ class TrainReport:
         if self.version is None:
             return JobResult(message, {"sweeps": self.sweeps}, self.to_details())
         message += f": model version {self.version} {self.verdict}. {self.reasons}"
-        refusal = None if self.promoted else GateRefusedError(f"{self.reasons}. The champion stays.")
-        return JobResult(message, {"sweeps": self.sweeps, "version": self.version}, self.to_details(), refusal=refusal)
+        counts = {"sweeps": self.sweeps, "version": self.version}
+        if self.promoted:
+            return JobResult(message, counts, self.to_details())
+        if self.verdict == NOT_JUDGED:  # no failure: on a small site every fit ends so
+            return JobResult(message, counts, self.to_details(), outcome=NOT_JUDGED)
+        refusal = GateRefusedError(f"{self.reasons}. The champion stays.")
+        return JobResult(message, counts, self.to_details(), refusal=refusal)
 
     def to_details(self) -> dict[str, Any]:
         """All fields, as JSON knows them."""
@@ -83,8 +88,7 @@ def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) 
             old = champion.model if champion else None
             training = train(data, context.settings, policy, old, say=say, on_judgement=figures.begin)
             if training is None:
-                why = f"{policy.why}; none is newer than what the champion knows, so no fit could be judged"
-                return TrainReport("fold-in", why, None, False, "no fit", "", 0, {})
+                return TrainReport("fold-in", why_not_judged(policy), None, False, "no fit", "", 0, {})
             drawn = figures.finish(training)
         logged = log_training(registry, key, training, drawn, context.settings, policy, versions, champion)
     entry = registry.describe(logged)
@@ -98,27 +102,40 @@ def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) 
 def check_memory(context: JobContext, n_items: int, n_ratings: int) -> None:
     """Refuse a fit that cannot fit before it starts, from what the ledger says: no table is read, no Spark job run.
 
+    What `make_plan` finds to fit is not refused.
+
     Raises:
-        ConfigError: with the reason and the setting to change.
+        ConfigError: with the reasons and the settings to change.
     """
-    evenly = np.full(n_items, n_ratings / n_items)
-    statistics = Statistics(n_users=0, n_ratings=n_ratings, n_blocks=context.tables.buckets, item_counts=evenly)
-    plan_fit(statistics, find_resources(context.spark), context.settings.als).check()
+    tables = context.tables
+    statistics = guess_statistics(n_ratings, n_items, buckets=tables.buckets, users_per_block=tables.users_per_block)
+    plan(context, statistics).check()
 
 
-def make_plan(context: JobContext) -> str:
+def make_plan(context: JobContext) -> JobResult:
     """What a fit of the blocks would need and take, as a page; nothing is locked, written or logged.
 
-    Raises:
-        ConfigError: it cannot fit into the memory there is.
+    The result is a refusal where it cannot fit into the memory there is.
     """
     items = context.tables.items
     blocks, n_items = context.tables.user_blocks.read(), len(read_items(items, items.version()).ids)
     statistics = read_statistics(blocks, n_items)
-    als = context.settings.als
-    plan = plan_fit(statistics, find_resources(context.spark), als, measure_speed(statistics, als))
-    plan.check()
-    return plan.render()
+    planned = plan(context, statistics, measure_speed(statistics, context.settings.als))
+    return JobResult(planned.render(), refusal=planned.refusal)
+
+
+def plan(context: JobContext, statistics: Statistics, speed: Speed | None = None) -> TrainingPlan:
+    """What a training of such ratings needs, as it is configured."""
+    evaluation = context.settings.evaluation
+    around = Around(
+        slices=evaluation.validation_slices,
+        rules=len(evaluation.tuned_factor_weights)
+        * len(evaluation.tuned_half_lives_days)
+        * len(evaluation.tuned_trend_floors),
+        users=evaluation.max_users,
+        held_share=evaluation.holdout_share,
+    )
+    return plan_training(statistics, find_resources(context.spark), context.settings.als, around, speed)
 
 
 @dataclass(frozen=True)
@@ -196,7 +213,7 @@ def log_training(
         metrics=report.scores,
         figures=figures,
         tags={
-            VERDICT: PASSED if training.verdict.promoted else REFUSED,
+            VERDICT: PASSED if training.verdict.promoted else training.verdict.outcome,
             "reasons": report.reasons,
             REPORT: json.dumps(report.to_details()),
             THROUGH_BATCH: str(versions[THROUGH_BATCH]),
@@ -281,7 +298,11 @@ def main(argv: Sequence[str]) -> int:
     """Run the job from its command line."""
 
     def add_options(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--policy", choices=("auto", "cold", "warm", "fold-in"), help="force a kind of fit")
+        parser.add_argument(
+            "--policy",
+            choices=("auto", "cold", "warm", "fold-in"),
+            help="force a kind of fit; while no rating is newer than the champion's none is made: none could be judged",
+        )
         parser.add_argument("--plan", action="store_true", help="say what a fit would need; change nothing")
 
     def body(context: JobContext) -> JobResult:
@@ -289,7 +310,7 @@ def main(argv: Sequence[str]) -> int:
             policy = context.settings.policy.model_copy(update={"policy": context.args.policy})
             context = replace(context, settings=context.settings.model_copy(update={"policy": policy}))
         if context.args.plan:
-            return JobResult(make_plan(context))
+            return make_plan(context)
         return perform(context, "train_model", lambda inner: run(inner, say=print).to_result(), locks=(MODELS,))
 
     return run_job("train_model", body, argv, description=__doc__, arguments=add_options, records_itself=True)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from recsys.als.params import AlsParams, PolicyParams
 from recsys.errors import ConfigError
 from recsys.evaluation.params import EvaluationParams, GateParams
-from recsys.params import Section
+from recsys.params import Section, without_password
 from recsys.ranking.params import RankingParams
 from recsys.ratings.params import IngestParams, LandingParams
 from recsys.store.params import MlflowParams, WarehouseParams
@@ -108,13 +108,17 @@ def _validate(merged: dict[str, Any], origin: Mapping[str, str]) -> Settings:
         return Settings.model_validate(merged)
     except ValidationError as err:
         first = err.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        file = origin.get(key, "the configuration")
+        parts = [str(part) for part in first["loc"]]
+        key = ".".join(parts)
+        # What is wrong may lie below the key that a file gives, as an entry of its list does.
+        longest_first = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+        file = next((origin[path] for path in longest_first if path in origin), "the configuration")
         if first["type"] == "extra_forbidden":
             known = ", ".join(_known_keys(key))
             raise ConfigError(f"{file}: unknown key '{key}'. Known keys there: {known}.") from err
         allowed = first["msg"][0].lower() + first["msg"][1:]
-        raise ConfigError(f"{file}: '{key}' is {first['input']!r}, but {allowed}. Correct it there.") from err
+        found = without_password(repr(first["input"]))
+        raise ConfigError(f"{file}: '{key}' is {found}, but {allowed}. Correct it there.") from err
 
 
 def _known_keys(key: str) -> list[str]:

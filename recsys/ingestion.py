@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import reduce
 from urllib.parse import unquote
 
@@ -38,6 +38,7 @@ from recsys.ratings.validate import (
     mark_duplicates,
 )
 from recsys.session import ROOT
+from recsys.store.files import Files
 from recsys.store.items import read_items
 from recsys.store.pause import pause_at
 from recsys.store.tables import Memo, Table, Tables, Txn
@@ -65,7 +66,9 @@ class Ingestion:
 
         Raises:
             UsageError: the landing folder or the catalogue does not exist.
+            ConfigError: the contract cannot be read.
         """
+        check_sources(tables.files, settings)
         self._spark = spark
         self._tables = tables
         self._files = tables.files
@@ -75,11 +78,6 @@ class Ingestion:
         self._claim_file = f"{self._tables.root}/claims/ingest_ratings.json"
         # A ledger that was lost and made again counts its batches afresh: its writes must not pass for repeated ones.
         self._app = f"ingest_ratings/{self._tables.ledger.identity()}"
-        if not self._files.is_folder(self._folder):
-            raise UsageError(f"landing folder '{self._folder}' does not exist. Create it or correct landing.path.")
-        catalogue = settings.landing.catalogue
-        if catalogue is not None and not self._files.exists(catalogue):
-            raise UsageError(f"catalogue '{catalogue}' does not exist. Correct landing.catalogue or set it to null.")
         self.seen = read_ledger(self._tables)
 
     def new_batches(self) -> list[list[Arrival]]:
@@ -155,8 +153,8 @@ class Ingestion:
 
     def _check_files(self, files: list[LandedFile], now_us: int) -> tuple[DataFrame, dict[str, Counts]]:
         """Check all rows once and keep them; a file that Spark cannot read is marked as such in ``files``."""
-        copies = find_copies(files, self.seen)
         while True:
+            copies = find_copies(files, self.seen)  # a copy of a damaged file is none of a file that was read
             read = [file for file in files if file.source not in copies and file.layout is not None]
             candidates = exchange_by_bucket(self._read(read), self._tables.buckets)
             checked = mark_duplicates(check_rows(candidates, self._contract, now_us=now_us)).persist()
@@ -166,7 +164,9 @@ class Ingestion:
                 checked.unpersist()
                 at = find_unreadable(read, err)
                 fault = Fault("unreadable", "Spark cannot read the file to its end; it is damaged")
-                files[files.index(at)] = LandedFile(at.arrival, at.format, at.checksum, None, fault)
+                for n, file in enumerate(files):
+                    if (file.checksum, file.layout) == (at.checksum, at.layout):  # all that would fail alike, at once
+                        files[n] = replace(file, layout=None, fault=fault)
 
     def _read(self, files: Sequence[LandedFile]) -> DataFrame:
         """Candidate rows of all files; those with one layout are read together."""
@@ -253,6 +253,19 @@ class Ingestion:
 
     def _path(self, entry: Entry) -> str:
         return f"{self._folder}/{entry.source}"
+
+
+def check_sources(files: Files, settings: Settings) -> None:
+    """Make sure that what an ingestion reads is there.
+
+    Raises:
+        UsageError: the landing folder or the catalogue does not exist.
+    """
+    folder, catalogue = files.resolve(settings.landing.path), settings.landing.catalogue
+    if not files.is_folder(folder):
+        raise UsageError(f"landing folder '{folder}' does not exist. Create it or correct landing.path.")
+    if catalogue is not None and not files.exists(catalogue):
+        raise UsageError(f"catalogue '{catalogue}' does not exist. Correct landing.catalogue or set it to null.")
 
 
 def count_rows(checked: DataFrame) -> dict[str, Counts]:

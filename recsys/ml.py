@@ -199,7 +199,8 @@ class ALS(Estimator["ALSModel"], _IdColumns, _ALSParams, MLWritable, MLReadable[
     * ``userCol``, ``itemCol``: whole numbers of any numeric type, or strings. Ids of type byte, short and int come back
       as int, other numbers as long, strings as strings.
     * ``ratingCol``: ``""`` or None makes all ratings 1.
-    * ``numUserBlocks``: number of tasks of every pass over the users, if set; else Spark's default parallelism.
+    * ``numUserBlocks``: partitions of the packed ratings, and so of the model's users; Spark's default parallelism
+      unless set. A pass of the fit has as many tasks, but no more than that parallelism.
     * ``numItemBlocks``: taken and of no effect: items are never cut into blocks.
     * ``blockSize``: users in a packed block, and rows of a matrix product in the ``recommend`` calls.
     * ``checkpointInterval``: taken and of no effect: users are solved exactly, so no sweep depends on those before.
@@ -1196,7 +1197,7 @@ def _release_forgotten() -> None:
 def _large_batches(session: SparkSession) -> Iterator[None]:
     """Arrow batches of at least Spark's default size while ratings are packed.
 
-    Sessions of recsys ask for 64 rows, because their rows are blocks; here a row is a rating.
+    A session may ask for few rows, because its rows are large, such as blocks; here a row is a rating.
     """
     key = "spark.sql.execution.arrow.maxRecordsPerBatch"
     with _lock:

@@ -1,8 +1,11 @@
 """One way to start Spark: by ``spark-submit`` the launcher has set everything, from Python this module does."""
 
+import atexit
 import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,6 +53,13 @@ def delta_jars() -> list[Path]:
     return jars
 
 
+def use_chosen_java() -> None:
+    """Let Spark start on the Java in ``.jars/java``, where set-up put one because the machine's own does not fit."""
+    home = ROOT / ".jars" / "java"
+    if (home / "bin" / "java").is_file():
+        os.environ["JAVA_HOME"] = str(home)
+
+
 def is_one_process(spark: SparkSession) -> bool:
     """Whether driver and executors are one process on this machine."""
     return re.fullmatch(r"local(\[.*\])?", spark.sparkContext.master or "") is not None
@@ -67,10 +77,8 @@ def start_session(app: str, *, env: str = "local", conf: Mapping[str, str] | Non
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    java_home = ROOT / ".jars" / "java"
-    if java_home.exists():  # set-up found no fitting Java and brought one
-        os.environ["JAVA_HOME"] = str(java_home)
-    builder = SparkSession.builder.appName(app)
+    use_chosen_java()
+    builder = SparkSession.builder.appName(app).config("spark.sql.warehouse.dir", _scratch_folder().as_uri())
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit, which has read them
         settings = read_spark_conf(ROOT / "conf" / f"spark-{env}.conf")
         settings.setdefault("spark.jars", ",".join(str(jar) for jar in delta_jars()))
@@ -81,3 +89,13 @@ def start_session(app: str, *, env: str = "local", conf: Mapping[str, str] | Non
     for name, value in ONE_THREAD.items():
         builder = builder.config(f"spark.executorEnv.{name}", value)
     return builder.getOrCreate()
+
+
+def _scratch_folder() -> Path:
+    """A folder for Spark's catalog until this process ends; without one it makes `spark-warehouse` where it is started.
+
+    Our tables are known by their paths and never in it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="recsys-catalog-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

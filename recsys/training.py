@@ -121,6 +121,9 @@ def train(
         NothingToTrainError: there are no ratings.
     """
     times, cutoff = _choose_times(data, settings, champion)
+    if champion is not None and times.newest < cutoff:  # known before anything is fitted
+        say("no event is newer than what the champion was fitted on: a fit cannot be judged")
+        return None
     sweeps: tuple[SweepReport, ...] = ()
     if policy.name == "warm" and champion is not None:
         start = _Start(champion.factors.extended_to(len(data.item_ids)), champion.ranking, champion.factor_scale)

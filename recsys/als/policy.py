@@ -33,11 +33,25 @@ def choose_policy(change: Change, params: AlsParams, settings: PolicyParams) -> 
     """Decide between no fit, fold-in (item factors stay), a warm fit and a cold fit.
 
     A forced policy (``settings.policy``) is obeyed wherever it is possible: without a champion to go on from, every
-    fit is a cold one.
+    fit is a cold one, and without an event that is new to the champion there is none, because none could be judged.
     """
-    champion = change.champion
-    if champion is None:
+    if change.champion is None:
         return Policy("cold", "no champion yet")
+    wanted = _choose_against(change.champion, change, params, settings)
+    if change.new_events == 0 and wanted.name in ("warm", "cold"):
+        return Policy("none", why_not_judged(wanted))
+    return wanted
+
+
+def why_not_judged(policy: Policy) -> str:
+    """Why a fit is not made that was wanted: candidate and champion are only compared on what neither was fitted on."""
+    return (
+        f"no rating newer than the champion's could judge a {policy.name} fit ({policy.why}): "
+        "it is made once there are enough"
+    )
+
+
+def _choose_against(champion: AlsParams, change: Change, params: AlsParams, settings: PolicyParams) -> Policy:
     for name in _SHAPING:
         old, new = getattr(champion, name), getattr(params, name)
         if old != new:
@@ -46,7 +60,7 @@ def choose_policy(change: Change, params: AlsParams, settings: PolicyParams) -> 
         return Policy(settings.policy, "forced by policy.policy")
     if change.new_events == 0:
         if champion != params:
-            return Policy("warm", "parameters changed, no new events")
+            return Policy("warm", "parameters changed")
         return Policy("none", "nothing new since the champion")
     share = change.new_events / max(change.known_events, 1)
     news = f"{share:.1%} new events, {change.new_items:,} new items"

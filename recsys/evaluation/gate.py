@@ -62,13 +62,7 @@ class Verdict:
         return f"{self.outcome}: {'; '.join(self.reasons)}"
 
 
-def decide(
-    comparisons: Sequence[Comparison],
-    params: GateParams,
-    problems: Sequence[str] = (),
-    *,
-    has_champion: bool = False,
-) -> Verdict:
+def decide(comparisons: Sequence[Comparison], params: GateParams, problems: Sequence[str] = ()) -> Verdict:
     """Say whether the candidate may be promoted.
 
     A candidate is refused when it is broken, when a metric is not a number, or when it is worse than a rival beyond
@@ -81,16 +75,16 @@ def decide(
         comparisons: with the champion and its factors, if there is one, and with recent popularity.
         params: what is asked of a candidate.
         problems: what is wrong with the candidate's artifact (``ListModel.problems``).
-        has_champion: there is one, even where nothing could be compared with it; a comparison with it says so too.
     """
     compared = tuple(comparisons)
     if problems:
         return Verdict("refused", False, tuple(problems), compared)
     n_users = min((comparison.n_users for comparison in compared), default=0)
     if n_users < params.min_users:
-        few = f"only {n_users:,} users have held-out ratings, {params.min_users:,} are needed"
-        if has_champion or any(comparison.rival == "champion" for comparison in compared):
-            return Verdict("not judged", False, (f"{few}: the champion stays",), compared)
+        few = f"only {n_users:,} users have held-out ratings and gate.min_users is {params.min_users:,}"
+        if any(comparison.rival == "champion" for comparison in compared):
+            advice = "Lower gate.min_users, or wait for more ratings"
+            return Verdict("not judged", False, (f"{few}: the champion stays. {advice}",), compared)
         return Verdict("not judged", True, (f"{few}: promoted as the first model",), compared)
     refusals = tuple(clause for comparison in compared if (clause := _refusal(comparison, params)))
     if refusals:

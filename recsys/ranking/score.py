@@ -1,6 +1,6 @@
 """Lists for all users: one pass over the split blocks, each user's list computed where his ratings are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -24,14 +24,7 @@ TRENDING: Final = "trending"
 _READ: Final = (c.BUCKET, c.BLOCK, c.USER_IDS, c.OFFSETS, c.ITEMS, c.VALUES, c.DICTIONARY, c.WEIGHTS)
 
 
-def score_blocks(
-    split: DataFrame,
-    model: ListModel,
-    available: NDArray[np.bool_] | None,
-    generation: int,
-    *,
-    labels: Sequence[str] | None = None,
-) -> DataFrame:
+def score_blocks(split: DataFrame, model: ListModel, available: NDArray[np.bool_] | None, generation: int) -> DataFrame:
     """List every user's best items that he has not rated, with the ratings that explain each.
 
     A reason is ``rated A and B``, the ratings that add most to the factors' part of the item's score, or ``trending``
@@ -42,12 +35,11 @@ def score_blocks(
         model: knows every item in ``split``.
         available: bool (I,), items that may be listed; None: all.
         generation: written into each row.
-        labels: what reasons call the I items, for example titles; None: their ids.
 
     Returns:
         Rows of ``RECOMMENDATIONS``, one a user.
     """
-    shipped = split.sparkSession.sparkContext.broadcast((model, model.scorer(available), labels or model.item_ids))
+    shipped = split.sparkSession.sparkContext.broadcast((model, model.scorer(available)))
     task = partial(_score_batches, shipped=shipped, generation=generation)
     return split.select(*_READ).mapInArrow(task, RECOMMENDATIONS)
 
@@ -61,13 +53,10 @@ def fallback_row(
 
 
 def _score_batches(
-    batches: Iterator[pa.RecordBatch],
-    *,
-    shipped: "Broadcast[tuple[ListModel, Scorer, Sequence[str]]]",
-    generation: int,
+    batches: Iterator[pa.RecordBatch], *, shipped: "Broadcast[tuple[ListModel, Scorer]]", generation: int
 ) -> Iterator[pa.RecordBatch]:
-    model, scorer, labels = shipped.value
-    item_ids, names = pa.array(model.item_ids, pa.string()), pa.array(labels, pa.string())
+    model, scorer = shipped.value
+    item_ids = pa.array(model.item_ids, pa.string())
     schema = to_arrow_schema(RECOMMENDATIONS)
     for batch in batches:
         for block in iter_split_blocks(batch):
@@ -76,7 +65,7 @@ def _score_batches(
             columns = [
                 item_ids.take(pa.array(positions[is_listed])),
                 pa.array(scores[is_listed]),
-                _word_reasons(because[is_listed], names),
+                _word_reasons(because[is_listed], item_ids),
             ]
             offsets = np.concatenate((np.zeros(1, np.int32), np.cumsum(is_listed.sum(axis=1), dtype=np.int32)))
             entries = pa.StructArray.from_arrays(columns, fields=list(schema.field(c.ITEMS).type.value_type))
@@ -101,10 +90,10 @@ def _list_block(
     return positions, scores, np.where(contributions > 0, because, -1)
 
 
-def _word_reasons(because: NDArray[np.int32], names: pa.StringArray) -> pa.StringArray:
+def _word_reasons(because: NDArray[np.int32], item_ids: pa.StringArray) -> pa.StringArray:
     """A reason for each of L entries from the positions (L, n) of its ratings, -1 for none."""
     is_named = because >= 0
     offsets = np.concatenate((np.zeros(1, np.int32), np.cumsum(is_named.sum(axis=1), dtype=np.int32)))
-    rated: Any = pa.ListArray.from_arrays(pa.array(offsets), names.take(pa.array(because[is_named])))
+    rated: Any = pa.ListArray.from_arrays(pa.array(offsets), item_ids.take(pa.array(because[is_named])))
     words = pc.binary_join_element_wise("rated", pc.binary_join(rated, " and "), " ")
     return pc.if_else(pa.array(is_named.any(axis=1)), words, TRENDING)

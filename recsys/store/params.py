@@ -1,8 +1,13 @@
 """Where things are kept and for how long."""
 
-from pydantic import Field
+from typing import Annotated
 
-from recsys.params import Section
+from pydantic import Field, PlainSerializer
+
+from recsys.params import Section, without_password
+
+# A dump of the settings goes to `job_runs`, which many may read: it tells where, but not the password.
+Address = Annotated[str, PlainSerializer(without_password)]
 
 
 class WarehouseParams(Section):
@@ -19,7 +24,7 @@ class WarehouseParams(Section):
 class MlflowParams(Section):
     """Where fits are logged."""
 
-    tracking_uri: str | None = None  # null: sqlite under the warehouse
-    artifact_root: str | None = None  # null: folder under the warehouse; not used with a remote tracking server
+    tracking_uri: Address | None = None  # null: sqlite under the warehouse
+    artifact_root: Address | None = None  # null: where the server says; without one a folder under the warehouse
     experiment: str = "recsys"
     model: str = "recsys"  # registered name

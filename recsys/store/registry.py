@@ -25,6 +25,7 @@ import numpy as np
 
 from recsys.errors import ConcurrentPromotionError, ConfigError, GateRefusedError, ModelArtifactError, RegistryError
 from recsys.events import log_event
+from recsys.params import without_password
 from recsys.ranking.model import ListModel
 from recsys.store.locks import check_held
 from recsys.store.params import MlflowParams
@@ -48,6 +49,7 @@ WAREHOUSE: Final = "warehouse"
 PENDING: Final = "pending"
 PASSED: Final = "passed"
 REFUSED: Final = "refused"
+NOT_JUDGED: Final = "not judged"  # by too few users for a verdict
 ROLLED_BACK: Final = "rolled back"
 
 DATA_FOLDER: Final = "lists"  # name of the data files' folder in the artifact and of its entry in `context.artifacts`
@@ -101,7 +103,10 @@ class Registry:
                 "a local folder. Set mlflow.tracking_uri to your tracking server."
             )
         self.tracking_uri = params.tracking_uri or f"sqlite:///{local}/mlflow/mlflow.db"
-        self._artifact_root = params.artifact_root or (str(local / "mlflow" / "artifacts") if local else None)
+        self._has_server = urlsplit(self.tracking_uri).scheme in ("http", "https")
+        # A server says where its artifacts lie: a folder of this machine would be none of its own.
+        is_ours = local is not None and not self._has_server
+        self._artifact_root = params.artifact_root or (f"{local}/mlflow/artifacts" if is_ours else None)
 
     # Fits
 
@@ -174,12 +179,6 @@ class Registry:
         """
         with self._calls("tag orphans"):
             return self._tag_orphans(keep=None)
-
-    def set_verdict(self, version: int, verdict: str, reasons: Sequence[str] = (), **tags: str) -> None:
-        """Write the judge's word on a version: ``passed`` or ``refused``, and why."""
-        with self._calls(f"write the verdict on version {version}"):
-            for key, value in {"reasons": "; ".join(reasons), **tags, VERDICT: verdict}.items():
-                self._client.set_model_version_tag(self.model, str(version), key, value)
 
     # Reading
 
@@ -343,11 +342,13 @@ class Registry:
     def open_in_background(self) -> None:
         """Begin to import MLflow and to open its store, which takes seconds, while the caller does something else.
 
-        What goes wrong is raised by the first call that needs the registry, which tries again.
+        What goes wrong is raised by the first call that needs the registry, which tries again. A process that ends
+        first waits for a database, which may be in the making and must not be left half made, but not for a server.
         """
         if self.tracking_uri not in _openings:
-            _openings[self.tracking_uri] = threading.Thread(target=self._open, name="open-registry", daemon=True)
-            _openings[self.tracking_uri].start()
+            opening = threading.Thread(target=self._open, name="open-registry", daemon=self._has_server)
+            _openings[self.tracking_uri] = opening
+            opening.start()
 
     # What the above is made of
 
@@ -368,6 +369,11 @@ class Registry:
         found = self._client.get_experiment_by_name(self._experiment)
         if found is not None:
             identifier = found.experiment_id
+        elif self._artifact_root is None and not self._has_server:
+            raise ConfigError(
+                f"mlflow.artifact_root is null, which means a folder under warehouse.root, but '{self._root}' is not a "
+                "local folder, and no tracking server says where models lie. Set mlflow.artifact_root."
+            )
         else:
             identifier = self._client.create_experiment(self._experiment, artifact_location=self._artifact_root)
         try:
@@ -392,12 +398,12 @@ class Registry:
                 warnings.simplefilter("ignore")  # MLflow's own, about the versions of its parts
                 yield
         except (MlflowException, SQLAlchemyError, OSError) as err:
-            detail = _without_password(str(err).strip().splitlines()[0])
+            detail = without_password(str(err).strip().splitlines()[0])
             advice = "Check mlflow.tracking_uri and that it can be reached and written."
             if "database is locked" in detail:
                 advice = "Another process holds the database; try again when it has ended."
             raise RegistryError(
-                f"could not {doing} in the model registry at {_without_password(self.tracking_uri)}: {detail}. {advice}"
+                f"could not {doing} in the model registry at {without_password(self.tracking_uri)}: {detail}. {advice}"
             ) from err
 
     def _get_version(self, version: int) -> Any:
@@ -551,6 +557,7 @@ def import_mlflow() -> Any:
     """MLflow, silent: no telemetry, no log lines (errors are raised, and logged once at the top of the job)."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password, where there is one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow
@@ -610,10 +617,6 @@ def _local_path(location: str) -> Path | None:
     if parts.scheme not in ("", "file"):
         return None
     return Path(unquote(parts.path) if parts.scheme else location).absolute()
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 def _quoted(text: str) -> str:

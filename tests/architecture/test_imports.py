@@ -92,15 +92,26 @@ def test_jobs_do_not_import_serving() -> None:
         assert [name for name in imported(file) if name.startswith("recsys.serving")] == []
 
 
+def import_without(missing: list[str], script: str) -> None:
+    blocked = f"import sys\nfor name in {missing}: sys.modules[name] = None\n{script}"
+    done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_what_serving_uses_runs_where_pyspark_cannot_be_imported() -> None:
-    blocked = """
-import sys
-for name in ("pyspark", "delta", "py4j"):
-    sys.modules[name] = None
+    import_without(
+        ["pyspark", "delta", "py4j"],
+        """
 import recsys.config, recsys.columns, recsys.errors
 import recsys.als.kernels, recsys.als.model
 import recsys.ranking.topn, recsys.ranking.model, recsys.ranking.explain
 import recsys.serving.pyfunc_model
-"""
-    done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+""",
+    )
+
+
+def test_the_estimator_alone_needs_no_delta_no_mlflow_and_none_of_our_settings() -> None:
+    """Its users have a session of their own; README says what must be installed."""
+    missing = ["delta", "mlflow", "yaml", "pandas", "matplotlib", "jobs"]
+    ours = ["session", "config", "store", "ratings", "evaluation", "ingestion", "training", "planning"]
+    import_without([*missing, *(f"recsys.{name}" for name in ours)], "import recsys.ml")

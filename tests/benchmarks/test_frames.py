@@ -16,8 +16,6 @@ from recsys.ingestion import bring_blocks_up_to_date
 from recsys.store.params import WarehouseParams
 from recsys.store.tables import Tables
 
-pytestmark = pytest.mark.spark
-
 Rated = dict[int, tuple[list[tuple[int, float]], list[tuple[int, float]]]]  # user → (observed, held out)
 
 

@@ -40,7 +40,6 @@ def _no_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "run", in_this_process)
 
 
-@pytest.mark.spark
 @pytest.mark.filterwarnings("default")  # the rivals' warnings are their own affair
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_every_target_can_be_measured(

@@ -95,6 +95,7 @@ def test_what_is_bad_goes_to_quarantine_with_its_reason_and_the_rest_goes_on(ope
         context, "a b+%20[x]{1}.csv", csv(f"u1,i1,8,{DAY}", f"u1,i2,NaN,{DAY}", f"u2,i1,11,{DAY}000", f"u2,i3,4,{DAY}")
     )
     land(context, "damaged.parquet", bytes(damaged))
+    land(context, "damaged again.parquet", bytes(damaged))  # a copy of nothing that was taken in
     land(context, "day=1/more.csv.gz", gzip.compress(f"x,timestamp,rating,item_id,user_id\n1,{DAY},7,i9,u3\n".encode()))
     land(context, "empty.csv", "")
     land(context, "good.parquet", parquet(pa.array([1.5, float("nan"), None])))
@@ -112,6 +113,7 @@ def test_what_is_bad_goes_to_quarantine_with_its_reason_and_the_rest_goes_on(ope
 
     assert ledger(context) == {
         "a b+%20[x]{1}.csv": (4, 2, 0, 2),
+        "damaged again.parquet": (1, 0, 0, 1),
         "damaged.parquet": (1, 0, 0, 1),
         "day=1/more.csv.gz": (1, 1, 0, 0),
         "empty.csv": (1, 0, 0, 1),
@@ -127,6 +129,7 @@ def test_what_is_bad_goes_to_quarantine_with_its_reason_and_the_rest_goes_on(ope
     }
     assert rules(context) == {
         "a b+%20[x]{1}.csv": ["event_time_in_future", "value_not_finite", "value_out_of_range"],
+        "damaged again.parquet": ["unreadable"],
         "damaged.parquet": ["unreadable"],
         "empty.csv": ["empty_file"],
         "good.parquet": ["missing_value", "value_not_finite"],
@@ -148,11 +151,11 @@ def test_what_is_bad_goes_to_quarantine_with_its_reason_and_the_rest_goes_on(ope
     }
     assert report.to_result().counts == {
         "batches": 1,
-        "files": 13,
-        "landed": 20,
+        "files": 14,
+        "landed": 21,
         "accepted": 7,
         "duplicate": 0,
-        "quarantined": 13,
+        "quarantined": 14,
         "new_users": 7,
         "new_items": 3,
     }

@@ -2,27 +2,30 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
 from pyspark.sql import SparkSession
 
 from jobs import promote_model
 from jobs.runner import JobContext, make_context, perform
 from recsys import columns as c
 from recsys.config import Settings
-from recsys.errors import ConcurrentPromotionError, LockedError
+from recsys.errors import ConcurrentPromotionError, GateRefusedError, LockedError
 from recsys.ranking.model import trend_model
 from recsys.session import ROOT
 from recsys.store.files import Files
 from recsys.store.locks import MODELS
-from recsys.store.registry import PARENT, PASSED, VERDICT, Registry
+from recsys.store.registry import NOT_JUDGED, PARENT, PASSED, VERDICT, Registry
 from recsys.store.tables import Tables
 from tests.stores import place_empty_store
 
 
-def log_fit(registry: Registry, key: str, parent: int | None) -> int:
+def log_fit(registry: Registry, key: str, parent: int | None, verdict: str = PASSED) -> int:
     model = trend_model(["a", "b"], np.array([2, 1]), np.array([2.0, 1.0], np.float32), as_of_us=0)
-    tags = {VERDICT: PASSED, PARENT: str(parent or "none")}
+    tags = {VERDICT: verdict, "reasons": "too few", PARENT: str(parent or "none")}
     return registry.log_fit(model.to_files(), fit_key=key, params={}, tags=tags)
 
 
@@ -37,6 +40,23 @@ def test_the_challenger_becomes_champion_once(spark: SparkSession, settings: Set
     again = promote_model.run(context)
     assert not again.promoted
     assert again.to_result().message == "nothing to promote: there is no challenger. Champion: 1"
+
+
+def test_a_challenger_that_too_few_users_judged_is_left_alone_and_refused_only_when_it_is_named(
+    settings: Settings,
+) -> None:
+    place_empty_store(settings.warehouse.root)
+    registry = Registry(settings.mlflow, settings.warehouse.root)
+    registry.promote(log_fit(registry, "one", parent=None), None)
+    registry.set_challenger(log_fit(registry, "two", parent=1, verdict=NOT_JUDGED))
+    tables: Any = SimpleNamespace(root=settings.warehouse.root)
+    nothing: Any = None  # no table is read, no file
+    context = JobContext(nothing, settings, tables, nothing)
+    said = "nothing to promote: version 2, the challenger, was not judged (too few). Champion: 1"
+    assert promote_model.run(context).to_result().message == said
+    with pytest.raises(GateRefusedError, match=r"version 2 has verdict 'not judged' \(too few\)"):
+        promote_model.run(context, version=2)
+    assert registry.champion == 1
 
 
 RIVAL = """

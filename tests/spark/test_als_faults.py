@@ -17,8 +17,6 @@ from recsys.session import ROOT
 from recsys.store.checkpoints import drop_checkpoints, keep_checkpoints
 from tests.oracles.blocks import csr, split_rows
 
-pytestmark = pytest.mark.spark
-
 # Fits the same ratings undisturbed and with executors killed; prints what came of each.
 FITS = """
 import json, os, signal, sys

@@ -17,7 +17,6 @@ from recsys.schemas import SPLIT_BLOCKS
 from tests.oracles import als as oracle
 from tests.oracles.blocks import csr, split_rows
 
-pytestmark = pytest.mark.spark
 Array = NDArray[Any]
 NAN = np.nan
 

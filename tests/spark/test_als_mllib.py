@@ -26,7 +26,6 @@ from recsys.session import ROOT
 from tests.oracles import als as oracle
 from tests.oracles.blocks import split_rows
 
-pytestmark = pytest.mark.spark
 Array = NDArray[Any]
 SWEEPS = 5
 

@@ -21,8 +21,6 @@ from recsys.schemas import RATINGS, USER_BLOCKS
 from tests.oracles.blocks import Event, newest_events
 from tests.worlds import rating_files
 
-pytestmark = pytest.mark.spark
-
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 BUCKETS = 3
 

@@ -25,8 +25,6 @@ from recsys.ranking.model import ListModel, popularity_model, trend_model
 from recsys.ranking.params import RankingParams
 from tests.spark.split_frames import split_frame
 
-pytestmark = pytest.mark.spark
-
 PARAMS = EvaluationParams(k=2, bootstrap_samples=100)
 IDS = ["a", "b", "c", "d", "e"]
 COUNTS = np.array([5, 4, 3, 2, 0])

@@ -17,11 +17,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 
 from recsys.als.fit import SweepReport
+from recsys.blocks.partials import sum_parts
 from recsys.errors import DataRejectedError, ModelArtifactError, NothingToTrainError, RatingsSchemaError
 from recsys.ml import ALS, ALSModel
 from tests.oracles import als as oracle
-
-pytestmark = pytest.mark.spark
 
 N_USERS, N_ITEMS = 30, 12
 
@@ -152,6 +151,23 @@ def test_lists_are_those_of_brute_force_and_without_seen_ones_where_asked(
             order = [j for j in np.argsort(-expected[k], kind="stable") if expected[k, j] > -np.inf]
             brute[name(k)] = [other_name(j) for j in order[:n]]
         assert found == brute
+
+
+@pytest.mark.parametrize(("blocks", "tasks"), [(1, 1), (2, 2), (5, 2)])
+def test_ratings_and_users_are_in_num_user_blocks_and_a_pass_has_no_more_tasks_than_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch, ratings: DataFrame, blocks: int, tasks: int
+) -> None:
+    passes = []
+
+    def sum_and_note(parts: Any, shapes: Any) -> Any:
+        passes.append(parts.getNumPartitions())
+        return sum_parts(parts, shapes)
+
+    monkeypatch.setattr("recsys.als.sweep.sum_parts", sum_and_note)
+    fitted = ALS(rank=2, maxIter=2, numUserBlocks=blocks).fit(ratings)
+    assert fitted.userFactors.rdd.getNumPartitions() == blocks
+    assert len(passes) > 2
+    assert set(passes) == {tasks}
 
 
 def test_ids_of_any_type_give_the_same_factors(spark: SparkSession, als: ALS) -> None:

@@ -14,8 +14,6 @@ from recsys.ml import ALS, ALSModel, ItemSide, _Users
 from tests.oracles import als as oracle
 from tests.spark.test_als_mllib import Array, Data, generated
 
-pytestmark = pytest.mark.spark
-
 
 @pytest.fixture(scope="module")
 def data() -> Data:

@@ -6,8 +6,6 @@ from pyspark.sql import SparkSession
 
 from recsys.blocks import partials
 
-pytestmark = pytest.mark.spark
-
 
 def test_a_sum_reduced_by_range_is_the_collected_sum_bit_for_bit(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch

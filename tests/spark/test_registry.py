@@ -1,6 +1,8 @@
 import json
 import pickle
 import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from recsys.als.model import FactorModel
 from recsys.als.params import AlsParams
 from recsys.errors import ConcurrentPromotionError, ConfigError, GateRefusedError, ModelArtifactError, RegistryError
 from recsys.ranking.model import ListModel, trend_model
+from recsys.session import ROOT
 from recsys.store import registry as registry_module
 from recsys.store.params import MlflowParams
 from recsys.store.registry import ORPHAN, PASSED, PENDING, REFUSED, ROLLED_BACK, VERDICT, Registry
@@ -320,6 +323,32 @@ def test_a_version_that_was_rolled_back_cannot_be_promoted_again(registry: Regis
 def test_a_warehouse_that_is_not_local_needs_a_tracking_server() -> None:
     with pytest.raises(ConfigError, match=r"mlflow.tracking_uri is null.*hdfs://name/recsys"):
         Registry(MlflowParams(), "hdfs://name/recsys")
+
+
+def test_a_database_without_a_folder_for_models_is_no_place_to_log_to(root: Path) -> None:
+    database = MlflowParams(tracking_uri=f"sqlite:///{root}/mlflow/mlflow.db")
+    with pytest.raises(ConfigError, match=r"mlflow.artifact_root is null.*'hdfs://name/recsys' is not a local folder"):
+        log_fit(Registry(database, "hdfs://name/recsys"), "k")
+    assert log_fit(Registry(database, str(root)), "k") == 1
+    assert data_folder(root).is_dir()
+
+
+def test_a_process_that_ends_waits_for_the_store_it_is_making(tmp_path: Path) -> None:
+    script = """
+import sys, time
+from pathlib import Path
+from recsys.store.params import MlflowParams
+from recsys.store.registry import Registry
+
+def make_slowly(registry):
+    time.sleep(0.5)
+    Path(sys.argv[1], "made").touch()
+
+Registry._open = make_slowly
+Registry(MlflowParams(), sys.argv[1]).open_in_background()
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=True)
+    assert (tmp_path / "made").exists()
 
 
 def test_names_that_could_leave_their_folder_are_refused(registry: Registry) -> None:

@@ -11,8 +11,6 @@ from recsys.ranking.score import fallback_row, score_blocks
 from recsys.schemas import RECOMMENDATIONS
 from tests.spark.split_frames import split_frame
 
-pytestmark = pytest.mark.spark
-
 IDS = ["saw", "hostel", "bambi", "dumbo", "news"]
 USERS = {
     "ann": ({0: 5.0, 2: 1.0}, {}),
@@ -38,7 +36,7 @@ def _model(**ranking: object) -> ListModel:
 
 def test_lists_are_those_of_recommend_with_the_ratings_that_explain_them(spark: SparkSession) -> None:
     model = _model()
-    lists = score_blocks(split_frame(spark, USERS), model, None, 7, labels=[name.title() for name in IDS])
+    lists = score_blocks(split_frame(spark, USERS), model, None, 7)
     assert lists.schema == RECOMMENDATIONS
     rows = {row[c.USER_ID]: row for row in lists.collect()}
     assert {row[c.GENERATION] for row in rows.values()} == {7}
@@ -48,9 +46,9 @@ def test_lists_are_those_of_recommend_with_the_ratings_that_explain_them(spark: 
         assert [item for item, _ in listed] == [item for item, _ in expected]
         assert [score for _, score in listed] == pytest.approx([score for _, score in expected], rel=1e-6)
     reasons = {user: {entry[c.ITEM_ID]: entry[c.REASON] for entry in row[c.ITEMS]} for user, row in rows.items()}
-    assert reasons["ann"]["hostel"] == "rated Saw and Bambi"
+    assert reasons["ann"]["hostel"] == "rated saw and bambi"
     # By A_u^-1 = [[2.07, 0.63], [0.63, 10.07]]^-1, liking Bambi speaks against Hostel: 2.07 * 0.1 - 0.63 * 0.9 < 0.
-    assert reasons["bob"] == {"news": "trending", "hostel": "rated Dumbo"}
+    assert reasons["bob"] == {"news": "trending", "hostel": "rated dumbo"}
     assert reasons["eve"] == {"news": "trending"}  # all she has not rated; no padding
     assert reasons["new"] == {"news": "trending", "dumbo": "trending"}
 

@@ -1,5 +1,7 @@
 """A training judges before it refits, never on events that a model was fitted on, and says why when it cannot."""
 
+from typing import NoReturn
+
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
@@ -113,12 +115,17 @@ def test_next_to_nothing_still_gives_a_first_model(spark: SparkSession, few: lis
     assert "i000" not in [item for item, _ in listed]
 
 
-def test_only_late_events_give_no_fit_because_none_could_be_judged_fairly(
-    spark: SparkSession, first: Training, events: list[Event]
+@pytest.mark.parametrize("policy", [COLD, WARM], ids=["cold", "warm"])
+def test_only_late_events_give_no_fit_at_once_because_none_could_be_judged_fairly(
+    spark: SparkSession, first: Training, events: list[Event], monkeypatch: pytest.MonkeyPatch, policy: Policy
 ) -> None:
+    def fit(*_: object, **__: object) -> NoReturn:
+        pytest.fail("fitted, though no fit could be judged")
+
+    monkeypatch.setattr("recsys.training.fit", fit)
     known = events[: len(events) * 7 // 10]
     late = Event("u0001", "i000", 8.0, START)
-    assert train(data_of(spark, [*known, late], new_share=0.01), SETTINGS, WARM, first.model) is None
+    assert train(data_of(spark, [*known, late], new_share=0.01), SETTINGS, policy, first.model) is None
 
 
 def test_no_rating_at_all_says_what_is_missing(spark: SparkSession) -> None:

@@ -1,14 +1,17 @@
 """Whole fits without Spark: the three ways of the item half against each other and the exact oracle."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from recsys.als.descent import is_exact
-from recsys.als.model import initial_model, solve_users
+from recsys.als.fit import FitResult, fit
+from recsys.als.model import FactorModel, initial_model, solve_users
 from recsys.als.params import AlsParams
 from recsys.als.sums import RatingSums, UserSums
 from tests.oracles import als as oracle
@@ -116,6 +119,57 @@ def test_a_fit_by_steps_ends_with_an_exact_half() -> None:
     assert passes.user_passes == 6
     assert passes.further_passes > 0
     assert final < losses[-1]
+
+
+def fit_measured(
+    monkeypatch: pytest.MonkeyPatch, params: AlsParams, metrics: list[float]
+) -> tuple[FitResult, list[FactorModel], list[int]]:
+    """A fit whose sweeps are told these metrics: what came of it, the measured models, further passes at each."""
+    R = some_ratings(density=0.5)
+    passes = passes_over(R, params)
+    models: list[FactorModel] = []
+    further: list[int] = []
+
+    @contextmanager
+    def local_passes(*_: object) -> Iterator[LocalPasses]:
+        yield passes
+
+    def measure(model: FactorModel) -> float:
+        models.append(model)
+        further.append(passes.further_passes)
+        return metrics[len(models) - 1]
+
+    monkeypatch.setattr(passes, "count_ratings", lambda: passes.ratings(R.shape[1]), raising=False)
+    monkeypatch.setattr("recsys.als.fit.BlockPasses", local_passes)
+    return fit(cast(Any, None), R.shape[1], params, measure=measure), models, further
+
+
+@pytest.mark.parametrize(("closing", "best"), [(0.30, 3), (0.15, 1)], ids=["the best", "not the best"])
+def test_a_fit_by_steps_that_stops_gaining_ends_with_an_exact_half_measured_like_the_others(
+    monkeypatch: pytest.MonkeyPatch, closing: float, best: int
+) -> None:
+    params = AlsParams(objective="explicit", rank=4, item_solver="one-pass")
+    metrics = [0.10, 0.20, 0.19, closing]
+    result, models, further = fit_measured(monkeypatch, params, metrics)
+    assert result.stopped == "tolerance"
+    assert [(report.sweep, report.metric) for report in result.sweeps] == list(enumerate(metrics, 1))
+    assert further[:3] == [0, 0, 0]
+    assert further[3] > 0
+    assert result.model is models[best]
+
+
+@pytest.mark.parametrize(
+    ("item_solver", "sweeps"), [("exact", 12), ("cg", 12), ("one-pass", 3)], ids=["exact", "cg", "at the last sweep"]
+)
+def test_a_fit_that_stops_after_an_exact_half_makes_no_other(
+    monkeypatch: pytest.MonkeyPatch, item_solver: str, sweeps: int
+) -> None:
+    params = AlsParams.model_validate(
+        {"objective": "explicit", "rank": 4, "item_solver": item_solver, "sweeps": sweeps}
+    )
+    result, models, _ = fit_measured(monkeypatch, params, [0.10, 0.20, 0.19])
+    assert (result.stopped, len(result.sweeps)) == ("tolerance", 3)
+    assert result.model is models[1]
 
 
 def sums_of(counts: Array) -> RatingSums:

@@ -7,9 +7,11 @@ import pytest
 
 from recsys.config import Settings, load_settings
 from recsys.errors import ConfigError
+from recsys.params import without_password
 from recsys.session import ROOT
 
 BASE = ROOT / "conf" / "base.yaml"
+SECRET = "http://user:secret@host:5000"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -46,6 +48,7 @@ def test_the_environments_are_valid(environment: str) -> None:
         ("als: 3", ["'als' is 3", "own.yaml"]),
         ("- als", ["own.yaml", "section"]),
         ("als: {rank: [", ["own.yaml", "cannot be read"]),
+        ("evaluation: {tuned_trend_floors: [0.1, -1.0]}", ["'evaluation.tuned_trend_floors.1' is -1.0", "own.yaml"]),
     ],
 )
 def test_a_bad_key_is_one_line_naming_key_value_range_and_file(tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -72,3 +75,31 @@ def test_the_digest_changes_with_any_value_and_with_nothing_else() -> None:
     assert load_settings([BASE]).digest() == Settings().digest()
     assert load_settings([BASE], {"als.seed": "7"}).digest() != Settings().digest()
     assert load_settings([BASE], {"warehouse.root": "elsewhere"}).digest() == Settings().digest()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("http://user:secret@host:5000/path", "http://***@host:5000/path"),
+        ("http://token@host", "http://***@host"),
+        ("postgresql+psycopg2://user:s@e/cret@host/db", "postgresql+psycopg2://***@host/db"),
+        ("cannot reach http://user:secret@host; ask a@b.org", "cannot reach http://***@host; ask a@b.org"),
+        ("sqlite:////warehouse/mlflow/mlflow.db", "sqlite:////warehouse/mlflow/mlflow.db"),
+        ("hdfs://name:8020/recsys", "hdfs://name:8020/recsys"),
+    ],
+)
+def test_user_and_password_of_an_address_are_not_said(text: str, said: str) -> None:
+    assert without_password(text) == said
+
+
+def test_a_dump_of_settings_holds_no_password_and_the_settings_still_do() -> None:
+    settings = load_settings([BASE], {"mlflow.tracking_uri": SECRET, "mlflow.artifact_root": SECRET})
+    assert settings.mlflow.tracking_uri == SECRET
+    for dump in (settings.model_dump_json(), str(settings.model_dump())):
+        assert "secret" not in dump
+        assert dump.count("http://***@host:5000") == 2
+
+
+def test_a_wrong_setting_is_named_without_its_password() -> None:
+    with pytest.raises(ConfigError, match=r"'mlflow' is 'http://\*\*\*@host:5000'"):
+        load_settings([BASE], {"mlflow": SECRET})

@@ -54,16 +54,21 @@ def test_every_rival_that_refuses_is_named() -> None:
     assert len(verdict.reasons) == 2
 
 
-@pytest.mark.parametrize(("rival", "promoted"), [("champion", False), ("recent popularity", True)])
-def test_too_few_users_leave_the_champion_and_let_a_first_model_through(rival: Rival, promoted: bool) -> None:
-    verdict = decide([_against(rival, 0.1, 0.2, -0.2, -0.05, n_users=99)], PARAMS)
-    assert (verdict.outcome, verdict.promoted) == ("not judged", promoted)
-    assert "only 99 users" in verdict.reasons[0]
+def test_too_few_users_leave_the_champion_and_the_reason_says_what_to_do() -> None:
+    verdict = decide([_against("champion", 0.1, 0.2, -0.2, -0.05, n_users=99)], PARAMS)
+    assert (verdict.outcome, verdict.promoted) == ("not judged", False)
+    assert verdict.reasons == (
+        "only 99 users have held-out ratings and gate.min_users is 100: the champion stays. "
+        "Lower gate.min_users, or wait for more ratings",
+    )
 
 
-def test_a_champion_stays_when_nothing_could_be_compared_and_a_first_model_goes_through() -> None:
-    assert not decide([], PARAMS, has_champion=True).promoted
-    assert decide([], PARAMS).promoted
+@pytest.mark.parametrize("n_users", [99, None], ids=["few users", "nothing compared"])
+def test_a_first_model_that_too_few_users_judge_goes_through(n_users: int | None) -> None:
+    compared = [] if n_users is None else [_against("recent popularity", 0.1, 0.2, -0.2, -0.05, n_users=n_users)]
+    verdict = decide(compared, PARAMS)
+    assert (verdict.outcome, verdict.promoted) == ("not judged", True)
+    assert verdict.reasons[0].endswith("gate.min_users is 100: promoted as the first model")
 
 
 def test_case_54_a_metric_that_is_not_a_number_refuses() -> None:

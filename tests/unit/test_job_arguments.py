@@ -36,11 +36,14 @@ def test_help_says_what_the_job_does_and_its_exit_codes(job: str, capsys: pytest
         (["--set", "als.rank=none"], "'als.rank' is 'none'"),
         (["--set", "als.rank"], "expected key=value"),
         (["--conf", "/none.yaml"], "'/none.yaml' does not exist"),
+        (["--every", "10x"], "--every 10x: expected a number and a unit"),
+        (["--set", "contract=none.yaml"], "none.yaml' does not exist"),
     ],
 )
-def test_wrong_settings_are_one_line_and_exit_2(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_settings_are_one_line_and_exit_2_before_any_session(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("jobs.runner.start_session", lambda *_, **__: pytest.fail("a JVM was started"))
     assert import_module("jobs.pipeline").main(arguments) == 2
     text = capsys.readouterr().err
     assert text.startswith("error: ")

@@ -1,9 +1,8 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from recsys.evaluation import metrics
 
@@ -79,12 +78,21 @@ def test_the_bootstrap_interval_is_the_normal_one_for_many_users() -> None:
     assert interval.high == pytest.approx(mean + 1.96 * error, abs=0.1 * error)
 
 
-def test_the_bootstrap_repeats_itself_for_a_seed_and_takes_no_time() -> None:
-    left, right = np.random.default_rng(2).random((2, 20_000))
-    started = time.perf_counter()
-    first = metrics.paired_bootstrap(left, right, samples=1000, confidence=0.95, seed=3)
-    assert time.perf_counter() - started < 2  # about 0.15 s on an idle core
-    assert first == metrics.paired_bootstrap(left, right, samples=1000, confidence=0.95, seed=3)
+@given(st.integers(0, 2**32), st.floats(-3, 3), st.sampled_from([0.5, 2.0]))
+def test_the_bootstrap_repeats_itself_for_a_seed_and_moves_and_stretches_with_its_values(
+    seed: int, shift: float, factor: float
+) -> None:
+    left, right = np.random.default_rng(2).random((2, 50))
+
+    def interval(left: NDArray[np.float64], right: NDArray[np.float64], seed: int) -> list[float]:
+        found = metrics.paired_bootstrap(left, right, samples=100, confidence=0.95, seed=seed)
+        return [found.low, found.difference, found.high]
+
+    drawn = interval(left, right, seed)
+    assert drawn == interval(left, right, seed)
+    assert drawn != interval(left, right, seed + 1)
+    moved = interval(factor * left + shift, factor * right, seed)
+    assert moved == pytest.approx([factor * value + shift for value in drawn])
 
 
 def test_a_bootstrap_of_nobody_or_of_nan_is_nan() -> None:

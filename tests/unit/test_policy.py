@@ -40,9 +40,31 @@ def test_another_rank_starts_afresh_and_says_so() -> None:
     assert policy.why == "als.rank changed from 16 to 64"
 
 
-def test_another_lambda_goes_on_from_the_champion_even_without_news() -> None:
-    assert choose_policy(change(0), PARAMS.model_copy(update={"reg": 0.2}), AUTO).name == "warm"
+def test_another_lambda_goes_on_from_the_champion_however_few_the_news() -> None:
+    other = PARAMS.model_copy(update={"reg": 0.2})
+    assert choose_policy(change(10), other, AUTO).name == "warm"
 
 
 def test_a_forced_policy_is_obeyed() -> None:
-    assert choose_policy(change(0), PARAMS, PolicyParams(policy="cold")).name == "cold"
+    for name in ("cold", "warm", "fold-in"):
+        assert choose_policy(change(1), PARAMS, PolicyParams.model_validate({"policy": name})).name == name
+
+
+@pytest.mark.parametrize(
+    ("update", "forced", "fit", "reason"),
+    [
+        ({}, "cold", "cold", "forced by policy.policy"),
+        ({}, "warm", "warm", "forced by policy.policy"),
+        ({"reg": 0.2}, "auto", "warm", "parameters changed"),
+        ({"rank": 64}, "auto", "cold", "als.rank changed from 16 to 64"),
+    ],
+)
+def test_a_fit_that_nothing_could_judge_is_not_made_and_the_reason_says_when_it_will_be(
+    update: dict[str, object], forced: str, fit: str, reason: str
+) -> None:
+    params = PARAMS.model_copy(update=update)
+    policy = choose_policy(change(0), params, PolicyParams.model_validate({"policy": forced}))
+    assert policy.name == "none"
+    assert policy.why == (
+        f"no rating newer than the champion's could judge a {fit} fit ({reason}): it is made once there are enough"
+    )
