@@ -48,7 +48,6 @@ def run(job: str, warehouse: Path, landing: Path, capsys: pytest.CaptureFixture[
         ("pipeline", "pipeline"),
         ("pipeline", TABLES),
     ],
-    ids=" ".join,
 )
 def test_case_22_a_job_whose_lock_another_holds_ends_with_5_and_says_who(
     spark: SparkSession, empty_warehouse: Path, capsys: pytest.CaptureFixture[str], job: str, lock: str
