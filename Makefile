@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit lint format lock bench bench-netflix clean
+.PHONY: help setup demo test test-unit test-cluster cluster-up cluster-down lint format lock bench bench-netflix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,10 +19,19 @@ demo: $(READY) ## the whole loop on real ratings, in a few minutes
 	@$(BIN)/python demo/run.py
 
 test: $(READY) ## all tests, two processes at a time (-n in the Makefile)
-	@$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(READY) ## the tests that need no JVM
 	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/architecture
+
+test-cluster: $(READY) ## the tests on a real HDFS and YARN of this machine; needs Java 17 and Maven
+	@$(BIN)/python -m pytest tests/cluster
+
+cluster-up: $(READY) ## start that HDFS and YARN, and leave it running
+	@$(BIN)/python -m tests.cluster.hadoop up
+
+cluster-down: $(READY) ## stop it
+	@$(BIN)/python -m tests.cluster.hadoop down
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .

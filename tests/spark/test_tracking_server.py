@@ -1,15 +1,7 @@
 """The registry with a tracking server on another machine, as far as its client can tell."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -17,9 +9,8 @@ import pytest
 from recsys.ranking.model import trend_model
 from recsys.store.params import MlflowParams
 from recsys.store.registry import PASSED, VERDICT, Registry
-from tests.stores import place_empty_store
+from tests.tracking_server import tracking_server
 
-START_SECONDS = 180  # a busy machine needs 40
 FILES = trend_model(["a", "b"], np.array([2, 1]), np.array([2.0, 1.0], np.float32), as_of_us=0).to_files()
 
 
@@ -31,35 +22,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(kept: Path) -> Iterator[str]:
-    """The address of a real server with SQLite that serves artifacts."""
-    place_empty_store(kept.parent)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address, said = f"http://127.0.0.1:{port}", kept.parent / "said"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{kept.parent}/mlflow/mlflow.db", "--serve-artifacts"]
-    command += ["--artifacts-destination", str(kept)]
-    with said.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=kept.parent, start_new_session=True)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not is_up(address):
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < deadline, said.read_text()
-            time.sleep(0.2)
+    """The server's address."""
+    with tracking_server(kept) as address:
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-
-
-def is_up(address: str) -> bool:
-    try:
-        with urlopen(f"{address}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (URLError, OSError):
-        return False
 
 
 def log_and_promote(registry: Registry) -> None:
