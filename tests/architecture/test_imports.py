@@ -92,6 +92,13 @@ def test_jobs_do_not_import_serving() -> None:
         assert [name for name in imported(file) if name.startswith("recsys.serving")] == []
 
 
+def test_the_launcher_needs_the_standard_library_and_our_errors_only() -> None:
+    for file in (ROOT / "launch").glob("*.py"):
+        for name in imported(file):
+            ours = name == "recsys.errors" or name.split(".")[0] == "launch"
+            assert ours or name.split(".")[0] in sys.stdlib_module_names, f"{file} imports {name}"
+
+
 def import_without(missing: list[str], script: str) -> None:
     blocked = f"import sys\nfor name in {missing}: sys.modules[name] = None\n{script}"
     done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, cwd=ROOT, check=False)
