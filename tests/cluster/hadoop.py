@@ -242,11 +242,8 @@ class Hadoop:
 
     def _write_conf(self) -> None:
         self.conf.mkdir(parents=True, exist_ok=True)
-        for kind in (
-            "hdfs",
-            "datanode",
-            "secondary",
-        ):  # the jars carry no web pages; the servers die without the folders
+        # The jars carry no web pages, and the servers die without the folders.
+        for kind in ("hdfs", "datanode", "secondary"):
             (self.conf / "webapps" / kind).mkdir(parents=True, exist_ok=True)
         for file, properties in self._properties().items():
             rows = "".join(
