@@ -6,8 +6,10 @@ Everything lies in one folder: configuration, data, logs, and the process ids by
 
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,23 +26,23 @@ FOLDER: Final = ROOT / "build" / "cluster"
 _JARS: Final = ROOT / "build" / "hadoop"
 _POM: Final = Path(__file__).with_name("pom.xml")
 
-_PORTS: Final = {  # none of them Hadoop's own, so that a cluster that is there already is left alone
-    "namenode": 19820,
-    "namenode-http": 19870,
-    "secondary-http": 19868,
-    "datanode": 19866,
-    "datanode-ipc": 19867,
-    "datanode-http": 19864,
-    "resourcemanager": 19032,
-    "scheduler": 19030,
-    "tracker": 19031,
-    "admin": 19033,
-    "resourcemanager-http": 19088,
-    "nodemanager": 19045,
-    "localizer": 19040,
-    "collector": 19048,
-    "nodemanager-http": 19042,
-}
+_SERVICES: Final = (
+    "namenode",
+    "namenode-http",
+    "secondary-http",
+    "datanode",
+    "datanode-ipc",
+    "datanode-http",
+    "resourcemanager",
+    "scheduler",
+    "tracker",
+    "admin",
+    "resourcemanager-http",
+    "nodemanager",
+    "localizer",
+    "collector",
+    "nodemanager-http",
+)
 _READY_SECONDS: Final = 120.0
 _JVM: Final = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true")
 
@@ -104,7 +106,17 @@ class Hadoop:
         self.conf = folder / "conf"
         self.data = folder / "data"
         self.logs = folder / "logs"
-        self.fs = f"hdfs://localhost:{_PORTS['namenode']}"
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The port of every service; chosen at the first start, so that clusters of two checkouts never meet."""
+        ports: dict[str, int] = json.loads((self.folder / "ports.json").read_text())
+        return ports
+
+    @property
+    def fs(self) -> str:
+        """Address of the file system."""
+        return f"hdfs://localhost:{self.ports['namenode']}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -118,6 +130,8 @@ class Hadoop:
             ClusterError: a daemon died or was not ready in two minutes; the end of its log is in the message.
         """
         fetch_jars()
+        if not any(map(self.is_alive, DAEMONS)):
+            self._choose_ports()
         self._write_conf()
         if not (self.data / "nn" / "current").exists():
             self._format()
@@ -201,21 +215,21 @@ class Hadoop:
 
     def applications(self) -> list[dict[str, Any]]:
         """YARN's applications, as its REST API tells of them, newest first."""
-        found = _get(_PORTS["resourcemanager-http"], "/ws/v1/cluster/apps")["apps"] or {"app": []}
+        found = _get(self.ports["resourcemanager-http"], "/ws/v1/cluster/apps")["apps"] or {"app": []}
         return sorted(found["app"], key=lambda app: -int(app["startedTime"]))
 
     def attempts(self) -> int:
         """How often YARN started the driver of the newest application."""
         newest = self.applications()[0]["id"]
-        found = _get(_PORTS["resourcemanager-http"], f"/ws/v1/cluster/apps/{newest}/appattempts")
+        found = _get(self.ports["resourcemanager-http"], f"/ws/v1/cluster/apps/{newest}/appattempts")
         return len(found["appAttempts"]["appAttempt"])
 
     def _is_ready(self) -> bool:
         try:
             bean = "/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo"
-            [info] = _get(_PORTS["namenode-http"], bean)["beans"]
-            node = _get(_PORTS["nodemanager-http"], "/ws/v1/node/info")["nodeInfo"]
-            metrics = _get(_PORTS["resourcemanager-http"], "/ws/v1/cluster/metrics")["clusterMetrics"]
+            [info] = _get(self.ports["namenode-http"], bean)["beans"]
+            node = _get(self.ports["nodemanager-http"], "/ws/v1/node/info")["nodeInfo"]
+            metrics = _get(self.ports["resourcemanager-http"], "/ws/v1/cluster/metrics")["clusterMetrics"]
         except (OSError, ValueError, KeyError):
             return False
         has_nodes = bool(json.loads(info["LiveNodes"])) and metrics["activeNodes"] > 0
@@ -227,6 +241,15 @@ class Hadoop:
     def _java(self, main: str, *, heap: int) -> list[str]:
         java = shutil.which("java") or "java"
         return [java, *_JVM, f"-Xmx{heap}m", "-cp", f"{self.conf}:{_JARS / 'lib'}/*", main]
+
+    def _choose_ports(self) -> None:
+        """Keep the ports of the last time while all are free: files of an earlier run name the NameNode by its port."""
+        try:
+            if all(map(_is_free, self.ports.values())):
+                return
+        except FileNotFoundError:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "ports.json").write_text(json.dumps(dict(zip(_SERVICES, _free_ports(), strict=True)), indent=1))
 
     def _format(self) -> None:
         self.tool(DAEMONS["namenode"].main, "-format", "-nonInteractive")
@@ -260,8 +283,10 @@ class Hadoop:
         )
 
     def _properties(self) -> dict[str, dict[str, object]]:
+        ports = self.ports
+
         def at(port: str) -> str:
-            return f"localhost:{_PORTS[port]}"
+            return f"localhost:{ports[port]}"
 
         scheduler = "org.apache.hadoop.yarn.server.resourcemanager.scheduler.capacity.CapacityScheduler"
         store = "org.apache.hadoop.yarn.server.resourcemanager.recovery.FileSystemRMStateStore"
@@ -346,6 +371,26 @@ class Hadoop:
 _STARTED: Final[dict[int, "subprocess.Popen[bytes]"]] = {}  # kept so that ended daemons of this process are reaped
 
 
+def _free_ports() -> list[int]:
+    """A free port for every service, below those that systems give to clients: a killed daemon finds its own again."""
+    found: list[int] = []
+    while len(found) < len(_SERVICES):
+        port = random.randrange(20_000, 32_000)
+        if port not in found and _is_free(port):
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do no harm
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def _get(port: int, path: str) -> Any:
     with urllib.request.urlopen(f"http://localhost:{port}{path}", timeout=5) as answer:
         return json.loads(answer.read())
@@ -375,7 +420,9 @@ def main(words: Sequence[str]) -> int:
     try:
         if words[0] == "up":
             hadoop.start()
-            print(f"HDFS {hadoop.fs}, YARN http://localhost:{_PORTS['resourcemanager-http']}; logs in {hadoop.logs}")
+            print(
+                f"HDFS {hadoop.fs}, YARN http://localhost:{hadoop.ports['resourcemanager-http']}; logs in {hadoop.logs}"
+            )
             print(f"export HADOOP_CONF_DIR={hadoop.conf}")
         else:
             hadoop.stop()
