@@ -2,13 +2,15 @@
 
 from typing import Any, Final
 
+from py4j.protocol import Py4JJavaError
+
 from recsys.store.files import Files
 
 _AT_ONCE: Final = 1024 * 1024  # bytes
 
 
 class LandedFiles(Files):
-    """Files, and how long the lines of one are."""
+    """Files, and what a reader of one would have to hold."""
 
     def has_longer_line(self, path: str, limit: int, *, unpack: bool = False) -> bool:
         """Whether a line has more than ``limit`` bytes; found before a reader would have to hold it in memory.
@@ -38,6 +40,19 @@ class LandedFiles(Files):
                 if begun > limit:
                     return True
             return False
+
+    def parquet_size(self, path: str) -> int:
+        """Bytes of all columns of a Parquet file before compression, from its footer."""
+        hadoop, parquet = self._jvm.org.apache.hadoop.fs, self._jvm.org.apache.parquet.hadoop
+        try:
+            file = parquet.util.HadoopInputFile.fromPath(hadoop.Path(path), self._conf)
+            reader = parquet.ParquetFileReader.open(file)
+            try:
+                return sum(int(group.getTotalByteSize()) for group in reader.getRowGroups())
+            finally:
+                reader.close()
+        except Py4JJavaError as err:
+            raise OSError(f"{path}: {err.java_exception.getMessage()}") from err
 
     def _read(self, channel: Any, buffer: Any) -> int:
         """Fill the buffer, or as much of it as there is left to read."""

@@ -42,6 +42,7 @@ class FileSystem(Protocol):
     def unpacked_size(self, path: str, at_most: int) -> int: ...  # noqa: D102
     def has_longer_line(self, path: str, limit: int, *, unpack: bool = False) -> bool: ...  # noqa: D102
     def parquet_schema(self, path: str) -> StructType: ...  # noqa: D102
+    def parquet_size(self, path: str) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,10 @@ def _look_into(
         return Fault("too_large", f"{arrival.size} bytes, allowed are {params.max_file_bytes}")
     try:
         if file_format.reader == "parquet":
-            return _layout_of_columns(files.parquet_schema(arrival.path), contract)
+            schema = files.parquet_schema(arrival.path)
+            if files.parquet_size(arrival.path) > params.max_file_bytes:
+                return Fault("too_large", f"more than {params.max_file_bytes} bytes when unpacked")
+            return _layout_of_columns(schema, contract)
         head = files.head(arrival.path, _HEAD_BYTES, unpack=is_packed)
         size = files.unpacked_size(arrival.path, params.max_file_bytes + 1) if is_packed else arrival.size
         if size > params.max_file_bytes:

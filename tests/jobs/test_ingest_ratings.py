@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -84,11 +85,11 @@ def csv(*rows: str) -> str:
     return "\n".join([HEADER, *rows, ""])
 
 
-def parquet(values: pa.Array) -> bytes:
+def parquet(values: pa.Array, **options: bool | str) -> bytes:
     sink = pa.BufferOutputStream()
     n = len(values)
     columns = {"user_id": [f"p{i}" for i in range(n)], "item_id": ["i1"] * n, "timestamp": [DAY] * n, "rating": values}
-    pq.write_table(pa.table(columns), sink)
+    pq.write_table(pa.table(columns), sink, **options)
     return sink.getvalue().to_pybytes()
 
 
@@ -279,12 +280,20 @@ def open_rebuilt(context: JobContext) -> JobContext:
 def test_case_7_a_bomb_and_a_huge_line_are_quarantined_whole_and_the_rest_goes_on(open_warehouse: Open) -> None:
     context = open_warehouse(landing={"max_file_bytes": 4_000_000, "max_line_bytes": 2_000_000})
     land(context, "bomb.csv.gz", gzip.compress(bytes(100_000_000)))  # 100 kB
+    zeros = parquet(pa.array(np.zeros(300_000)), use_dictionary=False, compression="zstd")
+    assert len(zeros) < 4_000_000
+    land(context, "bomb.parquet", zeros)
     land(context, "good.csv", csv(f"u1,i1,8,{DAY}"))
     land(context, "line.csv", csv(f"u2,{'i' * 2_000_000},8,{DAY}"))
     land(context, "line.jsonl.gz", gzip.compress(f'{{"user": "{"u" * 2_000_000}"}}\n'.encode()))
     land(context, "long but good.csv", csv(*[f"u{n},i1,8,{DAY}" for n in range(150_000)]))
     ingest_ratings.run(context)
-    assert rules(context) == {"bomb.csv.gz": ["too_large"], "line.csv": ["long_line"], "line.jsonl.gz": ["long_line"]}
+    assert rules(context) == {
+        "bomb.csv.gz": ["too_large"],
+        "bomb.parquet": ["too_large"],
+        "line.csv": ["long_line"],
+        "line.jsonl.gz": ["long_line"],
+    }
     counts = ledger(context)
     assert {source: found[-1] for source, found in counts.items() if found[-1]} == dict.fromkeys(rules(context), 1)
     assert counts["long but good.csv"] == (150_000, 150_000, 0, 0)

@@ -62,6 +62,9 @@ class Disk:
         content = self._unpacked(path) if unpack else self._bytes(path)
         return any(len(line) > limit for line in content.split(b"\n"))
 
+    def parquet_size(self, path: str) -> int:
+        return 1000
+
     def parquet_schema(self, path: str) -> StructType:
         content = self.files[path]
         if not isinstance(content, StructType):
@@ -139,6 +142,15 @@ def test_case_7_a_file_over_the_limit_is_refused_packed_or_not() -> None:
         fault = look_at(name, content, max_file_bytes=1000).fault
         assert fault is not None
         assert fault.rule == "too_large"
+
+
+def test_case_7_a_parquet_file_over_the_limit_when_unpacked_is_refused() -> None:
+    table = StructType().add("user_id", LongType()).add("item_id", LongType()).add("timestamp", LongType())
+    table = table.add("rating", DoubleType())
+    assert look_at("a.parquet", table, max_file_bytes=1000).fault is None
+    fault = look_at("a.parquet", table, max_file_bytes=999).fault
+    assert fault is not None
+    assert fault.rule == "too_large"
 
 
 def test_case_7_a_line_over_the_limit_refuses_its_file_packed_or_not() -> None:
