@@ -283,7 +283,7 @@ def test_case_7_a_bomb_and_a_huge_line_are_quarantined_whole_and_the_rest_goes_o
     zeros = parquet(pa.array(np.zeros(300_000)), use_dictionary=False, compression="zstd")
     assert len(zeros) < 4_000_000
     land(context, "bomb.parquet", zeros)
-    land(context, "good.csv", csv(f"u1,i1,8,{DAY}"))
+    land(context, "good.csv", csv(f"u1,i2,8,{DAY}"))
     land(context, "line.csv", csv(f"u2,{'i' * 2_000_000},8,{DAY}"))
     land(context, "line.jsonl.gz", gzip.compress(f'{{"user": "{"u" * 2_000_000}"}}\n'.encode()))
     land(context, "long but good.csv", csv(*[f"u{n},i1,8,{DAY}" for n in range(150_000)]))

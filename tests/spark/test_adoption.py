@@ -177,6 +177,9 @@ def test_a_table_that_was_filled_before_there_were_contracts_holds_ratings_and_t
     adopt_contract(spark, table, CONTRACT)
     assert set(constraints_of(table)) == {f"contract_{name}" for name in RATINGS.names[:5]}
     assert table.read().count() == 1
+    version = table.version()
+    adopt_contract(spark, table, CONTRACT)
+    assert table.version() == version
 
 
 def test_owners_find_beside_their_data_who_reads_them_and_since_when(spark: SparkSession, tmp_path: Path) -> None:
