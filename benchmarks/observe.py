@@ -103,4 +103,6 @@ def sum_exchange(events: list[dict[str, Any]], ends: list[float]) -> list[dict[s
 
 def _broadcast_bytes(info: dict[str, Any]) -> int:
     is_piece = info["Block ID"].startswith("broadcast_") and "piece" in info["Block ID"]
-    return int(info["Memory Size"] + info["Disk Size"]) if is_piece else 0
+    # A piece that is dropped is reported with its size too, but kept nowhere.
+    is_kept = info["Storage Level"]["Use Memory"] or info["Storage Level"]["Use Disk"]
+    return int(info["Memory Size"] + info["Disk Size"]) if is_piece and is_kept else 0

@@ -56,8 +56,14 @@ def task_end(at: float, result: int, shuffled: int, executor: str = "driver") ->
     }
 
 
-def block(name: str, size: int, executor: str = "driver") -> dict[str, object]:
-    info = {"Block Manager ID": {"Executor ID": executor}, "Block ID": name, "Memory Size": size, "Disk Size": 0}
+def block(name: str, size: int, executor: str = "driver", *, kept: bool = True) -> dict[str, object]:
+    info = {
+        "Block Manager ID": {"Executor ID": executor},
+        "Block ID": name,
+        "Storage Level": {"Use Disk": kept, "Use Memory": kept},
+        "Memory Size": size,
+        "Disk Size": 0,
+    }
     return {"Event": "SparkListenerBlockUpdated", "Block Updated Info": info}
 
 
@@ -69,6 +75,7 @@ def test_events_are_summed_by_sweep_and_a_broadcast_goes_with_the_job_after_it()
         block("broadcast_1", 999),  # the value itself, not what is sent
         block("rdd_3_0", 999),
         job(12.0),
+        block("broadcast_0_piece0", 999, kept=False),  # destroyed, when its pass had ended
         task_end(15.0, 200, 0),
         job(99.0),  # after the last sweep
     ]

@@ -41,7 +41,7 @@ from recsys.store.tables import Tables
 from tests.cluster.jobs import SHARED, SIZES
 
 EXECUTORS: Final = 4
-PARAMS: Final = AlsParams(objective="implicit", rank=32, sweeps=9, rating_half_life_days=None)
+PARAMS: Final = AlsParams(objective="implicit", rank=64, sweeps=9, rating_half_life_days=None)
 SIZE: Final = "2M"
 FAVOURITE: Final = 17
 # Users are kept on HDFS in the sixth pass; after it two more are lost with the executor that dies in the ninth.
@@ -221,6 +221,7 @@ def _watch(
                 # A worker's parent is a daemon, and the daemon's the executor.
                 daemon = Path(f"/proc/{os.getppid()}/stat").read_text()
                 os.kill(int(daemon.rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
+                os._exit(1)  # what has no executor any more goes on until it has something to say
             yield element
         row = {"pass": number, "partition": partition, "ratings": ratings, "favourites": favourites,
                "seconds": time.monotonic() - began}  # fmt: skip
