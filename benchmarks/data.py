@@ -9,7 +9,7 @@ median item with a tenth of the mean's ratings, values 1 to 5 with mean 3.604 an
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -233,6 +233,14 @@ def make_world(shape: Shape) -> World:
         mean,
         noise,
     )
+
+
+def with_favourite(world: World, item: int) -> World:
+    """The same world, but for an item that nearly every user has rated: most take it first."""
+    appeal = world.appeal.copy()
+    appeal[item] = 5 * world.appeal.sum()
+    alias_share, alias = _make_alias(appeal)
+    return replace(world, appeal=appeal, alias_share=alias_share, alias=alias)
 
 
 def generate(world: World, users: NDArray[np.int64]) -> Chunk:

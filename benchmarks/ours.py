@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -27,6 +26,7 @@ from benchmarks.frames import (
     item_ids,
     make_split_blocks,
 )
+from benchmarks.observe import EventLog, status_of, stored_bytes, sum_exchange
 from benchmarks.process import CORES, Clock, ContestantError, MemoryWatch, Result, Task, open_session, say
 from benchmarks.quality import Judge, reached
 from recsys import columns as c
@@ -52,12 +52,6 @@ _REFRESHED: Final = "refresh"  # beside a warehouse: its hard-linked copy that g
 _FIRST_BLOCKS: Final = "user_blocks_before"  # in that copy: the blocks of the first batch
 _FIRST_MODEL: Final = "first_model.npz"
 _CHECKED_USERS: Final = 200
-_EVENT_LOG: Final = {
-    "spark.eventLog.enabled": "true",
-    "spark.eventLog.rolling.enabled": "false",
-    "spark.eventLog.compress": "false",
-    "spark.eventLog.logBlockUpdates.enabled": "true",
-}
 
 
 def fit(task: Task) -> Result:
@@ -243,9 +237,9 @@ def exchange(task: Task) -> Result:
         ends.append(time.time() * 1000)
         time.sleep(0.3)  # the listener is told a little later than the driver; keeps the sweeps' events apart
 
-    with _EventLog(spark, Path(task.work) / "event-logs") as log:
+    with EventLog(spark, Path(task.work) / "event-logs") as log:
         fit_factors(split, task.shape.n_items, params, on_sweep=on_sweep)
-    sweeps = _sum_exchange(log.events, ends)[1:]
+    sweeps = sum_exchange(log.events, ends)[1:]
     columns = params.rank + params.biases
     expected = [s["jobs"] * (tasks + 1) * task.shape.n_items * columns * 4 for s in sweeps]
     return {"sweeps": sweeps, "expected": expected, "tasks": tasks}
@@ -268,7 +262,7 @@ def block_bytes(task: Task) -> Result:
     kept: list[tuple[str, int]] = []
 
     def on_sweep(report: SweepReport) -> None:
-        kept.extend(_stored_bytes(spark))
+        kept.extend(stored_bytes(spark))
 
     split = _split(tables)
     observed = int(split.agg(sf.sum(sf.octet_length(c.VALUES))).collect()[0][0])  # codes of one byte
@@ -301,7 +295,7 @@ def planned(task: Task) -> Result:
 
     def on_sweep(report: SweepReport) -> None:
         run.on_sweep(report)
-        kept.append(sum(size for name, size in _stored_bytes(spark) if name == BLOCKS_OF_A_FIT))
+        kept.append(sum(size for name, size in stored_bytes(spark) if name == BLOCKS_OF_A_FIT))
 
     with MemoryWatch(leave_out="java") as memory:
         run = _Run(None)
@@ -384,56 +378,8 @@ class _Stages:
         context: Any = self._spark.sparkContext
         jvm, gateway = context._jvm, context._gateway
         none = jvm.java.util.ArrayList()
-        stages = _status(self._spark).stageList(none, False, False, gateway.new_array(jvm.double, 0), none)
+        stages = status_of(self._spark).stageList(none, False, False, gateway.new_array(jvm.double, 0), none)
         return float(sum(stages.apply(i).executorRunTime() for i in range(stages.size()))) / 1000
-
-
-class _EventLog:
-    """Spark's event log of what happens between entering and leaving, block updates included."""
-
-    def __init__(self, spark: SparkSession, folder: Path) -> None:
-        self.events: list[dict[str, Any]] = []
-        self._context: Any = spark.sparkContext
-        self._folder = folder / f"{os.getpid()}-{time.time_ns()}"
-        self._folder.mkdir(parents=True)
-
-    def __enter__(self) -> "_EventLog":
-        jvm, scala = self._context._jvm, self._context._jsc.sc()
-        conf = scala.getConf()  # a copy
-        for key, value in _EVENT_LOG.items():
-            conf.set(key, value)
-        folder = jvm.java.net.URI(self._folder.as_uri())
-        none, hadoop = jvm.scala.Option.empty(), self._context._jsc.hadoopConfiguration()
-        # Added to a running session instead of set for a new one: only the sweeps are logged.
-        listener = jvm.org.apache.spark.scheduler.EventLoggingListener
-        self._listener = listener(self._context.applicationId, none, folder, conf, hadoop)
-        self._listener.start()
-        scala.addSparkListener(self._listener)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        scala = self._context._jsc.sc()
-        scala.listenerBus().waitUntilEmpty()
-        scala.removeSparkListener(self._listener)
-        self._listener.stop()
-        for file in self._folder.rglob("*"):
-            if file.is_file() and not file.name.startswith("."):
-                lines = file.read_text(encoding="utf-8").splitlines()
-                self.events += [json.loads(line) for line in lines]
-        shutil.rmtree(self._folder)
-
-
-def _status(spark: SparkSession) -> Any:
-    context: Any = spark.sparkContext
-    return context._jsc.sc().statusStore()
-
-
-def _stored_bytes(spark: SparkSession) -> Iterator[tuple[str, int]]:
-    """Name and bytes of everything that is kept in memory or on disk."""
-    stored = _status(spark).rddList(True)
-    for i in range(stored.size()):
-        rdd = stored.apply(i)
-        yield rdd.name(), rdd.memoryUsed() + rdd.diskUsed()
 
 
 def _warm_up(spark: SparkSession, task: Task, params: AlsParams) -> None:
@@ -528,35 +474,3 @@ def _check_lists(split: DataFrame, model: ListModel) -> Result:
         worst = max(worst, float(differences.max(initial=0.0)) if len(found) == len(best) else float("inf"))
     # Products of other shapes round differently, so that scores equal to six digits may change places.
     return {"checked_users": n_users, "equal_lists": equal, "worst_score_difference": worst}
-
-
-def _sum_exchange(events: list[dict[str, Any]], ends: list[float]) -> list[dict[str, int]]:
-    """Sum the events of every sweep, which ends at ``ends`` (milliseconds since 1970)."""
-    sweeps = [{"jobs": 0, "results": 0, "shuffled": 0, "broadcast": 0} for _ in ends]
-    waiting = 0
-    for event in events:
-        kind = event["Event"]
-        if kind == "SparkListenerBlockUpdated":
-            # Block updates carry no time. What is broadcast is for the job that starts or runs next.
-            waiting += _broadcast_bytes(event["Block Updated Info"])
-            continue
-        if kind not in ("SparkListenerJobStart", "SparkListenerTaskEnd"):
-            continue
-        is_start = kind == "SparkListenerJobStart"
-        at = int(np.searchsorted(ends, event["Submission Time"] if is_start else event["Task Info"]["Finish Time"]))
-        if at == len(sweeps):
-            break
-        sweeps[at]["broadcast"] += waiting
-        waiting = 0
-        if is_start:
-            sweeps[at]["jobs"] += 1
-        else:
-            metrics = event["Task Metrics"]
-            sweeps[at]["results"] += metrics["Result Size"]
-            sweeps[at]["shuffled"] += metrics["Shuffle Write Metrics"]["Shuffle Bytes Written"]
-    return sweeps
-
-
-def _broadcast_bytes(info: dict[str, Any]) -> int:
-    is_piece = info["Block ID"].startswith("broadcast_") and "piece" in info["Block ID"]
-    return int(info["Memory Size"] + info["Disk Size"]) if is_piece else 0

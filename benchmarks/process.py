@@ -101,17 +101,19 @@ class Clock:
 
 
 class MemoryWatch:
-    """The most memory that this process and everything it started held at once, in bytes.
+    """The most memory that a process and everything it started held at once, in bytes.
 
     Resident sets are added up, so pages that processes share count for each of them: an upper bound.
 
     Args:
         leave_out: name of processes that do not count, such as ``java``.
+        root: id of the process; None: this one.
     """
 
-    def __init__(self, leave_out: str = "") -> None:
+    def __init__(self, leave_out: str = "", *, root: int | None = None) -> None:
         self.peak = 0
         self._leave_out = leave_out
+        self._root = os.getpid() if root is None else root
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -125,7 +127,7 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         while not self._stop.wait(_MEMORY_PERIOD):
-            self.peak = max(self.peak, resident_bytes(os.getpid(), self._leave_out))
+            self.peak = max(self.peak, resident_bytes(self._root, self._leave_out))
 
 
 def resident_bytes(root: int, leave_out: str = "") -> int:

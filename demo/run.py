@@ -31,24 +31,28 @@ from recsys.store.registry import Registry  # noqa: E402
 # A few thousand rows a step: to compile every query's code takes longer than to interpret it.
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 SAMPLE = ROOT / "data" / "movietweetings-100k"
+CATALOGUE = LandingFile("movies.dat", lambda: gzip.decompress((SAMPLE / "movies.dat.gz").read_bytes()))
+
+
+def demo_overrides(root: str) -> dict[str, str]:
+    """What is not as by default: everything under one folder, and few buckets, because the sample is small."""
+    return {
+        "warehouse.root": root,
+        "warehouse.buckets": "4",
+        "landing.path": f"{root}/landing",
+        "landing.catalogue": f"{root}/catalogue/movies.dat",
+    }
 
 
 def demo_settings(warehouse: Path) -> Settings:
-    """The defaults, on one warehouse folder with few buckets, because the sample is small."""
+    """The settings of a local demo."""
     conf = ROOT / "conf"
-    overrides = {
-        "warehouse.root": str(warehouse),
-        "warehouse.buckets": "4",
-        "landing.path": str(warehouse / "landing"),
-        "landing.catalogue": str(warehouse / "catalogue" / "movies.dat"),
-    }
-    return load_settings([conf / "base.yaml", conf / "local.yaml"], overrides)
+    return load_settings([conf / "base.yaml", conf / "local.yaml"], demo_overrides(str(warehouse)))
 
 
 def place_catalogue(warehouse: Path) -> None:
     """Unpack the sample's titles and genres, once."""
-    catalogue = LandingFile("movies.dat", lambda: gzip.decompress((SAMPLE / "movies.dat.gz").read_bytes()))
-    catalogue.land(warehouse / "catalogue")
+    CATALOGUE.land(warehouse / "catalogue")
 
 
 def run_steps(context: JobContext, steps: Sequence[Sequence[LandingFile]]) -> None:

@@ -189,7 +189,8 @@ class Plan:
         passes: of a sweep, on average.
         block_bytes: of the blocks while they are fitted, all executors together.
         user_bytes: of the users' factors beside them; in a pass those of the one before are there, too.
-        exchange: bytes of a sweep: ``passes * (tasks + 1) * I * K * 4``, and the items' matrices where they are used.
+        exchange: bytes of a sweep: ``passes * (tasks + executors) * I * K * 4``, of executors that have a task, and the
+            items' matrices where they are used.
         sweep_seconds: of a sweep after the first; None when no speed was given.
         read_seconds: until the first sweep begins.
         needs: memory, place by place.
@@ -470,7 +471,7 @@ def plan_fit(statistics: Statistics, resources: Resources, params: AlsParams, sp
         passes=1 + steps,
         block_bytes=block_bytes,
         user_bytes=user_bytes,
-        exchange=(1 + steps) * (tasks + 1) * factors + tasks * matrices,
+        exchange=(1 + steps) * (tasks + min(tasks, resources.executors)) * factors + tasks * matrices,
         sweep_seconds=sweep,
         read_seconds=_START_SECONDS + N * _READ_SECONDS / tasks,
         needs=needs,

@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 
 from benchmarks import data
-from benchmarks.data import BASE, HELD, LATE, Shape, World, generate, load, make_shape, make_world, parse_size, stream
+from benchmarks.data import (
+    BASE,
+    HELD,
+    LATE,
+    Shape,
+    World,
+    generate,
+    load,
+    make_shape,
+    make_world,
+    parse_size,
+    stream,
+    with_favourite,
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +96,13 @@ def test_the_same_data_is_what_low_rank_models_can_learn() -> None:
     means = np.bincount(ratings.items, ratings.values) / np.maximum(np.bincount(ratings.items), 1)
     unexplained = (ratings.values - means[ratings.items]).std()
     assert world.noise < unexplained < 1.085
+
+
+def test_nearly_everyone_has_rated_a_favourite_and_nobody_has_more_ratings(world: World) -> None:
+    plain, other = (load(each, BASE, LATE, HELD) for each in (world, with_favourite(world, 7)))
+    assert np.array_equal(plain.offsets, other.offsets)
+    assert np.count_nonzero(plain.items == 7) < 0.6 * world.shape.n_users
+    assert np.count_nonzero(other.items == 7) > 0.9 * world.shape.n_users
 
 
 @pytest.mark.parametrize(("text", "n_ratings"), [("200k", 200_000), ("8.9M", 8_900_000), ("netflix", 100_480_507)])

@@ -32,7 +32,7 @@ def sizes(plan: Plan) -> dict[str, int]:
     return {place: sum(need.size for need in plan.needs if need.where == place) for place in places}
 
 
-def test_the_exchange_is_one_broadcast_and_one_part_a_task_in_every_pass() -> None:
+def test_the_exchange_is_a_broadcast_an_executor_and_a_part_a_task_in_every_pass() -> None:
     params = AlsParams(objective="explicit", rank=2, biases=True, item_solver="one-pass")
     plan = plan_fit(ratings_of(1_000_000, n_items=10_000), LAPTOP, params)
     assert (plan.passes, plan.tasks) == (1, 2)
@@ -40,14 +40,16 @@ def test_the_exchange_is_one_broadcast_and_one_part_a_task_in_every_pass() -> No
     # Exact items: their matrices besides, upper triangles of 3 x 3 float32.
     exact = plan_fit(ratings_of(1_000_000, 10_000), LAPTOP, params.model_copy(update={"item_solver": "exact"}))
     assert exact.exchange == plan.exchange + 2 * 10_000 * 6 * 4
+    four = replace(CLUSTER, executors=4, cores=2)
+    assert plan_fit(ratings_of(1_000_000, 10_000), four, params).exchange == (8 + 4) * 10_000 * 3 * 4
 
 
 @pytest.mark.parametrize("ratings", [1_000_000, 5_000_000_000])
 def test_the_exchange_does_not_know_how_many_users_and_ratings_there_are(ratings: int) -> None:
     params = AlsParams(rank=64, item_solver="one-pass")
     plan = plan_fit(ratings_of(ratings, 20_000, n_users=ratings // 100), CLUSTER, params)
-    assert plan.tasks == 8
-    assert plan.exchange == (8 + 1) * 20_000 * 64 * 4
+    assert plan.tasks == 8  # one a block, on as many executors
+    assert plan.exchange == (8 + 8) * 20_000 * 64 * 4
 
 
 @pytest.mark.parametrize("resources", [LAPTOP, CLUSTER, CLIENT], ids=["laptop", "cluster", "client"])

@@ -1,0 +1,69 @@
+"""The current lists as a consumer reads them: by delta-rs, without Spark and a JVM, from a local disk or from HDFS.
+
+``python -m demo.read_lists WAREHOUSE`` prints them as JSON.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deltalake import DeltaTable
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is published.
+
+    Attributes:
+        generation: the number of the generation that the pointer names.
+        model_version: of the model that made it.
+        lists: user id to items, best first: item id, score, reason. The empty user id has the fallback list.
+        titles: item id to title, where the catalogue has one.
+    """
+
+    generation: int
+    model_version: int
+    lists: dict[str, list[tuple[str, float, str]]]
+    titles: dict[str, str]
+
+
+def read_published(root: str) -> Published:
+    """Read a warehouse's pointer, then the lists that it names."""
+    pointers = _rows(f"{root}/generations", None, ["sequence", "generation", "model_version"])
+    pointer = max(pointers, key=lambda row: int(row["sequence"]))
+    current = [("generation", "=", pointer["generation"])]
+    rows = _rows(f"{root}/recommendations", current, ["user_id", "items"])
+    lists = {row["user_id"]: [(e["item_id"], e["score"], e["reason"]) for e in row["items"]] for row in rows}
+    titles = {row["item_id"]: row["title"] or row["item_id"] for row in _rows(f"{root}/items", None, _TITLES)}
+    return Published(pointer["generation"], pointer["model_version"], lists, titles)
+
+
+def fetch_published(root: str) -> Published:
+    """The same in a process of its own: delta-rs may abort an interpreter that ends, after everything was printed.
+
+    Raises:
+        OSError: nothing was printed; with what was said instead.
+    """
+    command = [sys.executable, "-m", "demo.read_lists", root]
+    here = Path(__file__).resolve().parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=here)
+    if not done.stdout:
+        raise OSError(f"the lists of '{root}' could not be read: {done.stderr.strip()[-500:]}")
+    found = json.loads(done.stdout)
+    lists = {user: [(item, score, why) for item, score, why in entries] for user, entries in found["lists"].items()}
+    return Published(**{**found, "lists": lists})
+
+
+_TITLES = ["item_id", "title"]
+
+
+def _rows(table: str, filters: list[tuple[str, str, Any]] | None, columns: list[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = DeltaTable(table).to_pyarrow_table(filters=filters, columns=columns).to_pylist()
+    return rows
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(read_published(sys.argv[1]))), flush=True)
