@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from recsys.alerts.params import AlertsParams
 from recsys.als.params import AlsParams, PolicyParams
 from recsys.errors import ConfigError
 from recsys.evaluation.params import EvaluationParams, GateParams
@@ -19,6 +20,7 @@ from recsys.params import Section, without_password
 from recsys.ranking.params import RankingParams
 from recsys.ratings.params import IngestParams, LandingParams
 from recsys.store.params import MlflowParams, WarehouseParams
+from recsys.telemetry.params import LineageParams, MetricsParams
 
 
 class Settings(Section):
@@ -34,6 +36,9 @@ class Settings(Section):
     evaluation: EvaluationParams = EvaluationParams()
     gate: GateParams = GateParams()
     mlflow: MlflowParams = MlflowParams()
+    alerts: AlertsParams = AlertsParams()
+    metrics: MetricsParams = MetricsParams()
+    lineage: LineageParams = LineageParams()
 
     def digest(self) -> str:
         """Hash that tags a fit with its configuration: 12 hex digits of SHA-256 over all values that decide a fit.
