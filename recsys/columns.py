@@ -8,6 +8,7 @@ ITEM_ID: Final = "item_id"
 VALUE: Final = "value"  # null: withdrawn
 EVENT_TIME: Final = "event_time"
 EVENT_ID: Final = "event_id"
+EVENT_TYPE: Final = "event_type"  # in sources of events only: becomes the value, its weight
 WITHDRAWN: Final = "withdrawn"  # in sources only: a true one becomes a null value
 BATCH: Final = "batch"
 BUCKET: Final = "bucket"

@@ -1,12 +1,16 @@
-"""The one definition of *current ratings*: the newest event of each pair, unless it withdrew the rating."""
+"""The one definition of *current ratings*: the newest event of each pair, unless it withdrew the rating; or sums."""
 
-from pyspark.sql import DataFrame
+from typing import Final
+
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as sf
 
 from recsys import columns as c
 
+_NEWEST: Final = "newest"
 
-def current_ratings(ratings: DataFrame) -> DataFrame:
+
+def current_ratings(ratings: DataFrame, *, keeps_events: bool = False) -> DataFrame:
     """Keep the newest event of each (user, item) pair and drop the pairs whose newest event withdrew the rating.
 
     Newest is by event time, then by event id compared as UTF-8 bytes: the order in which events arrived, or how often,
@@ -14,9 +18,23 @@ def current_ratings(ratings: DataFrame) -> DataFrame:
 
     Args:
         ratings: rating events in the columns of the ratings table.
+        keeps_events: the table holds events to be summed: of those with one id the newest counts, and a pair's row is
+            its newest event with the sum of all.
 
     Returns:
         The same columns, one row a pair with a value.
     """
-    newest = sf.max_by(sf.struct("*"), sf.struct(c.EVENT_TIME, c.EVENT_ID, c.VALUE)).alias("newest")
-    return ratings.groupBy(c.USER_ID, c.ITEM_ID).agg(newest).select("newest.*").where(sf.col(c.VALUE).isNotNull())
+    if not keeps_events:
+        return _keep_newest(ratings, c.USER_ID, c.ITEM_ID)
+    events = _keep_newest(ratings, c.USER_ID, c.ITEM_ID, c.EVENT_ID)
+    total = sf.sum(c.VALUE).alias(c.VALUE)
+    summed = events.groupBy(c.USER_ID, c.ITEM_ID).agg(_find_newest(), total)
+    return summed.select(*(c.VALUE if name == c.VALUE else f"{_NEWEST}.{name}" for name in ratings.columns))
+
+
+def _keep_newest(ratings: DataFrame, *key: str) -> DataFrame:
+    return ratings.groupBy(*key).agg(_find_newest()).select(f"{_NEWEST}.*").where(sf.col(c.VALUE).isNotNull())
+
+
+def _find_newest() -> Column:
+    return sf.max_by(sf.struct("*"), sf.struct(c.EVENT_TIME, c.EVENT_ID, c.VALUE)).alias(_NEWEST)

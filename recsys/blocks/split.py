@@ -33,15 +33,18 @@ def split_blocks(
 ) -> DataFrame:
     """Cut every block into ratings before the cut-off and held-out ratings from it on; withdrawn ones are left out.
 
-    A pair appears once, at the time of its newest rating, so a held-out pair is never also observed. Users with neither
-    kind are dropped; a user with held-out ratings only stays, with an empty history.
+    A rating appears once, at the time of its newest event. Of events (several of a pair) those before the cut-off are
+    summed, and a pair that has none of these is held out with the sum of those from the cut-off on. So a held-out pair
+    is never also observed. Users with neither kind are dropped; a user with held-out ratings only stays, with an empty
+    history.
 
     Args:
         user_blocks: rows of ``user_blocks``.
         cutoff_us: microseconds; observed is ``time < cutoff``. None: all are observed.
         until_us: held out is ``cutoff <= time < until``. None: without end.
         as_of_us: the moment ages are counted from; needed with a half-life.
-        half_life_days: weight of a rating is ``0.5 ** (age / half_life)``; None: no weights.
+        half_life_days: weight of a rating is ``0.5 ** (age / half_life)``; None: no weights. Of summed events each
+            counts with its own age: the weight is that of their mean, so that weight times value is the decayed sum.
 
     Returns:
         Rows of ``recsys.schemas.SPLIT_BLOCKS``; blocks without users left are dropped.
@@ -159,6 +162,13 @@ def split_row(
         held = current & (times >= cutoff)
         if until is not None:
             held &= times < until
+    ages = None if half_life_days is None or as_of is None else age_weights(times, as_of, half_life_days)
+    is_first = _find_firsts(items, offsets)
+    if not is_first.all():
+        events = known[values] if len(known) else values
+        items, offsets = items[is_first], _offsets(is_first.astype(np.int64))[offsets]
+        values, observed, held, ages = _sum_events(np.cumsum(is_first) - 1, events, observed, held, ages)
+        known = np.empty(0, np.float32)
     n_observed, n_held = _counts(observed, offsets), _counts(held, offsets)
     stays = (n_observed + n_held) > 0
     if not stays.any():
@@ -167,9 +177,7 @@ def split_row(
         dictionary, packed, held_values = known[is_value], values[observed], known[values[held]]
     else:
         (dictionary, packed), held_values = pack_values(values[observed]), values[held]
-    weights = np.empty(0, np.float32)
-    if half_life_days is not None and as_of is not None:
-        weights = age_weights(times[observed], as_of, half_life_days).astype(np.float32)
+    weights = np.empty(0, np.float32) if ages is None else ages[observed].astype(np.float32)
     return {
         c.BUCKET: row[c.BUCKET],
         c.BLOCK: row[c.BLOCK],
@@ -183,6 +191,41 @@ def split_row(
         c.HELD_ITEMS: pack_items(items[held]).tobytes(),
         c.HELD_VALUES: held_values.tobytes(),
     }
+
+
+def _find_firsts(items: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether an entry is the first of its user and item: all are, unless a block holds events."""
+    is_first = np.ones(len(items), np.bool_)
+    is_first[1:] = items[1:] != items[:-1]
+    is_first[offsets[:-1][offsets[:-1] < len(items)]] = True
+    return is_first
+
+
+def _sum_events(
+    pair: NDArray[np.int64],
+    values: NDArray[np.float32],
+    observed: NDArray[np.bool_],
+    held: NDArray[np.bool_],
+    ages: NDArray[np.float64] | None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float64] | None]:
+    """Values, what is observed, what is held out and weights of P pairs, from those of their N events.
+
+    Args:
+        pair: (N,), the place of each event's pair, ascending from 0.
+        values: (N,); NaN where an event was withdrawn.
+        observed: (N,).
+        held: (N,).
+        ages: (N,), weight of each event by its age.
+    """
+    value = np.where(observed | held, values, 0).astype(np.float64)
+    is_observed = np.bincount(pair, observed) > 0
+    is_held = (np.bincount(pair, held) > 0) & ~is_observed
+    counts = observed | (held & is_held[pair])
+    sums = np.bincount(pair, value * counts)
+    weights = None
+    if ages is not None:
+        weights = np.divide(np.bincount(pair, value * counts * ages), sums, out=np.ones_like(sums), where=sums > 0)
+    return sums.astype(np.float32), is_observed, is_held, weights
 
 
 def _counts(chosen: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -29,6 +29,7 @@ def update_blocks(
     through_batch: int,
     ratings_version: int,
     users_per_block: int,
+    keeps_events: bool = False,
 ) -> DataFrame:
     """Merge rating events into the blocks of the buckets they fall in.
 
@@ -40,6 +41,7 @@ def update_blocks(
         through_batch: the last batch the result reflects.
         ratings_version: version of the ratings table the result reflects.
         users_per_block: users a block at most.
+        keeps_events: whether events are to be summed, so that each has to stay.
 
     Returns:
         Rows of ``recsys.schemas.USER_BLOCKS``: all blocks of the buckets of ``files``, and of no others.
@@ -53,7 +55,7 @@ def update_blocks(
         bucket = new.column(c.BUCKET)[0].as_py()
         sources = [UserBlock.from_row(row).events() for batch in old.to_batches() for row in iter_rows(batch)]
         sources += [read_events(content.as_buffer(), positions, after_batch) for content in new.column(c.CONTENT)]
-        merged = merge(bucket, sources, users_per_block=users_per_block)
+        merged = merge(bucket, sources, users_per_block=users_per_block, keeps_events=keeps_events)
         stamp = {c.THROUGH_BATCH: through_batch, c.RATINGS_VERSION: ratings_version}
         return pa.Table.from_batches([encode_row(block.to_row() | stamp, schema) for block in merged], schema)
 

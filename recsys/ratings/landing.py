@@ -10,23 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from pyspark.sql.types import IntegralType, NumericType, StringType, StructType, TimestampNTZType, TimestampType
+from pyspark.sql.types import StructType
 
-from recsys import columns as c
-from recsys.ratings.contract import REQUIRED, FileFormat, RatingsContract, Reader
+from recsys.ratings.contract import FileFormat, RatingsContract, Reader, parquet_types
 from recsys.ratings.params import LandingParams
 
 _HEAD_BYTES = 64 * 1024
 _UNREADABLE = 0.1  # share of control and undecodable characters in the head above which a file is not text
 _THREADS = 8  # of the driver, for hashing: the file system waits more than it works
 
-_TYPES = {
-    c.USER_ID: (StringType, IntegralType),
-    c.ITEM_ID: (StringType, IntegralType),
-    c.VALUE: (NumericType,),
-    c.EVENT_TIME: (NumericType, TimestampType, TimestampNTZType),
-    c.EVENT_ID: (StringType, IntegralType),
-}
+UNKNOWN_COLUMN = "unknown_column"  # rule that a contract may have, or not
 
 
 class FileStatus(Protocol):
@@ -41,13 +34,15 @@ class FileStatus(Protocol):
 
 
 class FileSystem(Protocol):
-    """The part of `recsys.store.files.Files` that landing needs."""
+    """The part of `recsys.landed_files.LandedFiles` that landing needs."""
 
     def list_files(self, folder: str, *, recursive: bool = False) -> Iterator[FileStatus]: ...  # noqa: D102
     def head(self, path: str, n_bytes: int, *, unpack: bool = False) -> bytes: ...  # noqa: D102
     def sha256(self, path: str) -> str: ...  # noqa: D102
     def unpacked_size(self, path: str, at_most: int) -> int: ...  # noqa: D102
+    def has_longer_line(self, path: str, limit: int, *, unpack: bool = False) -> bool: ...  # noqa: D102
     def parquet_schema(self, path: str) -> StructType: ...  # noqa: D102
+    def parquet_size(self, path: str) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -175,39 +170,48 @@ def _look_into(
         return Fault("too_large", f"{arrival.size} bytes, allowed are {params.max_file_bytes}")
     try:
         if file_format.reader == "parquet":
-            return _layout_of_columns(files.parquet_schema(arrival.path), contract)
+            schema = files.parquet_schema(arrival.path)
+            if files.parquet_size(arrival.path) > params.max_file_bytes:
+                return Fault("too_large", f"more than {params.max_file_bytes} bytes when unpacked")
+            return _layout_of_columns(schema, contract)
         head = files.head(arrival.path, _HEAD_BYTES, unpack=is_packed)
-        if is_packed and files.unpacked_size(arrival.path, params.max_file_bytes + 1) > params.max_file_bytes:
+        size = files.unpacked_size(arrival.path, params.max_file_bytes + 1) if is_packed else arrival.size
+        if size > params.max_file_bytes:
             return Fault("too_large", f"more than {params.max_file_bytes} bytes when unpacked")
+        limit = params.max_line_bytes
+        if not _is_binary(head) and size > limit and files.has_longer_line(arrival.path, limit, unpack=is_packed):
+            return Fault("long_line", f"a line has more than {limit} bytes")
     except FileNotFoundError:
         raise
     except OSError as err:
         return Fault("unreadable", f"cannot be read as {file_format.reader}: {_short(err)}")
     if not head:
         return Fault("empty_file", "the file has no bytes when unpacked")
-    text = head.decode("utf-8-sig", errors="replace")
-    if _is_binary(text):
+    if _is_binary(head):
         return Fault("not_text", f"the content is binary; it begins with bytes {head[:8].hex(' ')}")
     if file_format.reader == "csv":
+        text = head.decode("utf-8-sig", errors="replace")
         return _layout_of_header(re.split(r"\r\n|\r|\n", text, maxsplit=1)[0], contract)
     if file_format.reader == "fields":
         return _layout_of_fields(file_format.fields or (), file_format.delimiter or "", contract)
     return Layout("json"), None
 
 
-def _is_binary(text: str) -> bool:
+def _is_binary(head: bytes) -> bool:
+    text = head.decode("utf-8-sig", errors="replace")
     strange = sum(1 for char in text if char == "\ufffd" or (char < " " and char not in "\t\r\n\f"))
     return strange > _UNREADABLE * len(text)
 
 
 def _layout_of_header(line: str, contract: RatingsContract) -> tuple[Layout, Fault | None]:
-    names = next(csv.reader([line]), [])
-    layout, fault = _layout_of_fields([name.strip() for name in names], ",", contract)
-    return Layout("csv", layout.n_fields, layout.places, delimiter=",", header=line), fault
+    names = [name.strip() for name in next(csv.reader([line]), [])]
+    layout, fault = _layout_of_fields(names, ",", contract)
+    layout = Layout("csv", layout.n_fields, layout.places, delimiter=",", header=line)
+    return layout, fault or _unknown(names, contract, by_line=True)
 
 
 def _layout_of_fields(names: Sequence[str], delimiter: str, contract: RatingsContract) -> tuple[Layout, Fault | None]:
-    own = {column: name for column in _columns(contract) if (name := _first(contract.columns.of(column), names))}
+    own = _find_columns(names, contract)
     places = tuple((column, names.index(name)) for column, name in own.items())
     layout = Layout("fields", len(names), places, delimiter=delimiter)
     twice = sorted(name for name in own.values() if names.count(name) > 1)
@@ -217,37 +221,47 @@ def _layout_of_fields(names: Sequence[str], delimiter: str, contract: RatingsCon
 
 
 def _layout_of_columns(schema: StructType, contract: RatingsContract) -> Fault | tuple[Layout, Fault | None]:
-    own = {column: name for column in _columns(contract) if (name := _first(contract.columns.of(column), schema.names))}
+    own = _find_columns(schema.names, contract)
     if fault := _missing(own, schema.names, contract, by_line=False):
+        return fault
+    if fault := _unknown(schema.names, contract, by_line=False):
         return fault
     wrong = [
         f"{name} is {schema[name].dataType.simpleString()}"
         for column, name in own.items()
-        if column in _TYPES and not isinstance(schema[name].dataType, _TYPES[column])
+        if not isinstance(schema[name].dataType, parquet_types(column))
     ]
     if wrong:
-        return Fault("wrong_type", f"{', '.join(wrong)}. Ask the contract's owner, {contract.owner}")
+        return Fault("wrong_type", f"{', '.join(wrong)}. Ask the contract's owner, {contract.owner_and_contact}")
     names = tuple((column, name, schema[name].dataType.simpleString()) for column, name in own.items())
     return Layout("parquet", names=names), None
 
 
 def _missing(own: dict[str, str], names: Sequence[str], contract: RatingsContract, *, by_line: bool) -> Fault | None:
-    missing = [column for column in REQUIRED if column not in own]
+    missing = [column for column in contract.columns if column in contract.required and column not in own]
     if not missing:
         return None
     found = _clip(", ".join(names)) or "nothing"
     advice = (
-        f"Rename it in the file or map it in the contract (owner: {contract.owner}), and land the file under a new name"
+        f"Rename it in the file or map it in the contract (owner: {contract.owner_and_contact}), "
+        "and land the file under a new name"
     )
     return Fault("missing_column", f"no column for {', '.join(missing)} (found: {found}). {advice}", by_line=by_line)
 
 
-def _columns(contract: RatingsContract) -> Iterable[str]:
-    return type(contract.columns).model_fields
+def _unknown(names: Sequence[str], contract: RatingsContract, *, by_line: bool) -> Fault | None:
+    unknown = [name for name in names if name not in contract.source_names]
+    if not unknown or contract.unknown_columns == "ignore":
+        return None
+    advice = f"Take it out, or add it to the contract (owner: {contract.owner_and_contact})"
+    reason = f"the contract has no column {_clip(', '.join(unknown))}. {advice}"
+    return Fault(UNKNOWN_COLUMN, reason, by_line=by_line)
 
 
-def _first(candidates: Sequence[str], names: Sequence[str]) -> str | None:
-    return next((name for name in candidates if name in names), None)
+def _find_columns(names: Sequence[str], contract: RatingsContract) -> dict[str, str]:
+    """Our columns that a file has, with its names for them."""
+    first = {column: next((name for name in own if name in names), None) for column, own in contract.columns.items()}
+    return {column: name for column, name in first.items() if name is not None}
 
 
 def _short(err: OSError) -> str:

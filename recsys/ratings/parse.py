@@ -4,16 +4,17 @@ import re
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as sf
+from pyspark.sql.types import ArrayType
 
 from recsys import columns as c
-from recsys.ratings.contract import ColumnNames, RatingsContract
-from recsys.ratings.landing import Fault, Layout
+from recsys.ratings.contract import LOGICAL_TYPES, RatingsContract
+from recsys.ratings.landing import UNKNOWN_COLUMN, Fault, Layout
 
 FAULT = "fault"  # struct<rule, reason>: why a row could not be taken apart; null when it could
 _FAULT_TYPE = "struct<rule: string, reason: string>"
 _BROKEN = "_broken"
 
-TEXTS = tuple(ColumnNames.model_fields)
+TEXTS = tuple(LOGICAL_TYPES)
 CANDIDATES = f"{c.SOURCE} STRING, {c.RAW} STRING, {FAULT} {_FAULT_TYPE}, " + ", ".join(
     f"{name} STRING" for name in TEXTS
 )
@@ -89,17 +90,24 @@ def _parse_fields(rows: DataFrame, layout: Layout) -> DataFrame:
 
 def _parse_json(rows: DataFrame, contract: RatingsContract) -> DataFrame:
     # Read as an array of one: of `{…}{…}` or `{…} x` the parser would return the first object and drop the rest.
-    schema = f"array<struct<{', '.join(f'`{name}`: string' for name in contract.columns.all())}>>"
+    schema = ArrayType(contract.source_schema())
     objects = rows.withColumn("objects", sf.from_json(sf.concat(sf.lit("["), c.RAW, sf.lit("]")), schema))
     first = sf.get("objects", sf.lit(0))
     is_object = (sf.size("objects") == 1) & sf.trim(c.RAW).rlike(r"^\{[\s\S]*\}$") & first.isNotNull()
-    texts = {column: sf.coalesce(*(first.getField(name) for name in contract.columns.of(column))) for column in TEXTS}
+    texts = {
+        column: sf.coalesce(*(first.getField(name) for name in names)) for column, names in contract.columns.items()
+    }
     is_nested = sf.lit(False)
     for text in texts.values():
         is_nested = is_nested | sf.coalesce(text.rlike(r"^\s*[\[{]"), sf.lit(False))
     fault = sf.when(
         ~sf.coalesce(is_object, sf.lit(False)), _fault("broken_line", sf.lit("the line is not one JSON object"))
     ).when(is_nested, _fault("nested_value", sf.lit("a column holds an object or an array")))
+    if contract.unknown_columns != "ignore":
+        known = sf.array(*(sf.lit(name) for name in contract.source_names))
+        unknown = sf.array_except(sf.json_object_keys(c.RAW), known)
+        reason = sf.concat(sf.lit("the contract has no column "), sf.left(sf.array_join(unknown, ", "), sf.lit(200)))
+        fault = fault.when(sf.size(unknown) > 0, _fault(UNKNOWN_COLUMN, reason))
     return objects.select(c.SOURCE, c.RAW, fault.alias(FAULT), *_texts(texts))
 
 

@@ -1,13 +1,14 @@
 """The rules a rating must keep, as column expressions: one scan finds every reason why a row is refused."""
 
-from collections.abc import Sequence
+from typing import Final
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as sf
 
 from recsys import columns as c
-from recsys.ratings.contract import RatingsContract
+from recsys.ratings.contract import IDS, RatingsContract
 from recsys.ratings.parse import FAULT
+from recsys.ratings.rules import Rule, make_rules
 
 IS_DUPLICATE = "is_duplicate"
 
@@ -15,6 +16,13 @@ _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _NOT_FINITE = r"(?i)^\s*[+-]?(nan|inf|infinity)\s*$"
 _DAY = r"^\s*\d{4}-\d{2}-\d{2}"  # Spark reads '10:30' as a time of today
 _FURTHEST = 1e12  # seconds; beyond it microseconds leave the range of a timestamp's arithmetic
+
+_PROBLEMS: Final = "problems"
+_TYPED: Final = (c.USER_ID, c.ITEM_ID, c.VALUE, c.EVENT_TIME, c.EVENT_ID)
+_VALUE_TEXT: Final = "value_text"
+_TIME_TEXT: Final = "time_text"
+_SECONDS: Final = "seconds"
+_WITHDRAWN_TEXT: Final = "withdrawn_text"
 
 
 def exchange_by_bucket(candidates: DataFrame, buckets: int) -> DataFrame:
@@ -35,48 +43,60 @@ def check_rows(candidates: DataFrame, contract: RatingsContract, *, now_us: int)
         now_us: the clock, microseconds since 1970 UTC; the same in a repeated run.
 
     Returns:
-        ``source``, ``rules`` (the broken ones, empty for a good row), ``reason``, ``raw`` (null for a good row), the
+        ``source``, ``rules`` (all broken ones, none for a good row), ``reason``, ``raw`` (null for a good row), the
         columns of a rating (null for a bad row) and ``bucket``.
     """
+    checked = _find_problems(type_columns(candidates, contract), contract, now_us)
+    is_good = sf.size(_PROBLEMS) == 0
+    return checked.select(
+        c.SOURCE,
+        sf.col(f"{_PROBLEMS}.rule").alias(c.RULES),
+        sf.concat_ws("; ", f"{_PROBLEMS}.reason").alias(c.REASON),
+        sf.when(~is_good, sf.col(c.RAW)).alias(c.RAW),
+        *(sf.when(is_good, sf.col(name)).alias(name) for name in _TYPED),
+        c.BUCKET,
+    )
+
+
+def type_columns(candidates: DataFrame, contract: RatingsContract) -> DataFrame:
+    """Bring the texts of a row to the types of the ratings table; what is no number or no time becomes null.
+
+    Returns:
+        ``source``, ``raw``, ``fault``, ``bucket``, the columns of a rating, and what the checks need of the texts.
+    """
     value_text, time_text = sf.col(c.VALUE), sf.col(c.EVENT_TIME)
-    is_withdrawn = sf.coalesce(sf.col(c.WITHDRAWN).try_cast("boolean"), sf.lit(False))
-    value = sf.when(~is_withdrawn & value_text.rlike(_NUMBER), value_text.try_cast("double") + sf.lit(0.0))
+    withdrawn = sf.col(c.WITHDRAWN).try_cast("boolean")
+    if contract.kind == "events":
+        value_text = sf.col(c.EVENT_TYPE)
+        value = _weigh(value_text, contract)
+    else:
+        number = value_text.try_cast("double")
+        # Adding 0 makes 0 of -0. Java would read '0x1p3' and 'NaN', too.
+        value = sf.when(value_text.rlike(_NUMBER) & (sf.abs(number) < float("inf")), number + sf.lit(0.0))
     seconds = sf.when(time_text.rlike(_NUMBER), time_text.try_cast("double"))
     micros = sf.when(sf.abs(seconds) < _FURTHEST, sf.round(seconds * 1e6).cast("long")).when(
         seconds.isNull() & time_text.rlike(_DAY), sf.unix_micros(time_text.try_cast("timestamp"))
     )
-    problems = sf.array_compact(
-        sf.array(
-            _check_id(c.USER_ID, contract),
-            _check_id(c.ITEM_ID, contract),
-            _check_value(value_text, value, is_withdrawn, contract),
-            _check_time(time_text, seconds, micros, contract, now_us),
-            sf.when(~_is_blank(c.EVENT_ID), _check_id(c.EVENT_ID, contract)),
-            _check_withdrawn(),
-        )
-    )
-    checked = candidates.select(
+    typed = candidates.select(
         c.SOURCE,
         c.RAW,
-        sf.when(sf.col(FAULT).isNotNull(), sf.array(FAULT)).otherwise(problems).alias("problems"),
+        FAULT,
+        c.BUCKET,
         c.USER_ID,
         c.ITEM_ID,
-        value.alias(c.VALUE),
+        sf.when(~sf.coalesce(withdrawn, sf.lit(False)), value).alias(c.VALUE),
         sf.timestamp_micros(micros).alias(c.EVENT_TIME),
         sf.when(~_is_blank(c.EVENT_ID), sf.col(c.EVENT_ID)).alias(c.EVENT_ID),
-        c.BUCKET,
+        value_text.alias(_VALUE_TEXT),
+        time_text.alias(_TIME_TEXT),
+        seconds.alias(_SECONDS),
+        sf.col(c.WITHDRAWN).alias(_WITHDRAWN_TEXT),
+        withdrawn.alias(c.WITHDRAWN),
     )
-    is_good = sf.size("problems") == 0
+    if c.EVENT_ID in contract.required:
+        return typed
     own_id = sf.lpad(sf.lower(sf.hex(sf.xxhash64(c.USER_ID, c.ITEM_ID, c.VALUE, c.EVENT_TIME))), 16, "0")
-    return checked.select(
-        c.SOURCE,
-        sf.col("problems.rule").alias(c.RULES),
-        sf.concat_ws("; ", "problems.reason").alias(c.REASON),
-        sf.when(~is_good, sf.col(c.RAW)).alias(c.RAW),
-        *(sf.when(is_good, sf.col(name)).alias(name) for name in (c.USER_ID, c.ITEM_ID, c.VALUE, c.EVENT_TIME)),
-        sf.when(is_good, sf.coalesce(c.EVENT_ID, own_id)).alias(c.EVENT_ID),
-        c.BUCKET,
-    )
+    return typed.withColumn(c.EVENT_ID, sf.coalesce(c.EVENT_ID, own_id))
 
 
 def mark_duplicates(checked: DataFrame) -> DataFrame:
@@ -102,72 +122,99 @@ def is_quarantined() -> Column:
     return sf.size(c.RULES) > 0
 
 
-def _check_id(name: str, contract: RatingsContract) -> Column:
-    text = sf.col(name)
-    limit = contract.max_id_length
-    return _first_problem(
-        [
-            (_is_blank(name), f"missing_{name}", sf.lit(f"{name} is missing or blank")),
-            (text.rlike(r"[\p{Cc}\uFFFD]"), f"bad_{name}", sf.lit(f"{name} holds control or undecodable characters")),
-            (sf.length(text) > limit, f"long_{name}", sf.lit(f"{name} is longer than {limit} characters")),
-        ]
-    )
+def _weigh(event_type: Column, contract: RatingsContract) -> Column:
+    weights = [part for name, weight in contract.weights.items() for part in (sf.lit(name), sf.lit(weight))]
+    return sf.try_element_at(sf.create_map(*weights), event_type) if weights else sf.lit(None).cast("double")
 
 
-def _check_value(text: Column, value: Column, is_withdrawn: Column, contract: RatingsContract) -> Column:
-    low, high = contract.value_range
-    is_infinite = text.rlike(_NOT_FINITE) | sf.coalesce(sf.abs(value) == float("inf"), sf.lit(False))
-    problem = _first_problem(
-        [
-            (_is_blank(c.VALUE), "missing_value", sf.lit("value is missing")),
-            (is_infinite, "value_not_finite", _says(text, "is not finite", "value")),
-            (value.isNull(), "value_not_a_number", _says(text, "is not a number", "value")),
-            (~value.between(low, high), "value_out_of_range", _says(text, f"is not in {low:g}..{high:g}", "value")),
-        ]
-    )
-    return sf.when(~is_withdrawn, problem)
+def _find_problems(typed: DataFrame, contract: RatingsContract, now_us: int) -> DataFrame:
+    """Add ``problems``: every rule that a row breaks, with its reason."""
+    rules = make_rules(contract)
+    checks = [
+        *(_check_rule(rule) for rule in rules if rule.column in IDS),
+        *(_check_event_type(contract) if contract.kind == "events" else _check_value()),
+        *_check_time(contract, now_us),
+        *(_check_rule(rule) for rule in rules if rule.column not in IDS),
+        _check_withdrawn(),
+    ]
+    problems = sf.array_compact(sf.array(*checks))
+    return typed.withColumn(_PROBLEMS, sf.when(sf.col(FAULT).isNotNull(), sf.array(FAULT)).otherwise(problems))
 
 
-def _check_time(text: Column, seconds: Column, micros: Column, contract: RatingsContract, now_us: int) -> Column:
-    earliest, latest = contract.earliest_us(), now_us + int(contract.clock_skew_seconds * 1e6)
-    is_too_far = seconds.isNotNull() & micros.isNull()
-    advice = "is in the future (milliseconds instead of seconds?)"
-    return _first_problem(
-        [
-            (_is_blank(c.EVENT_TIME), "missing_event_time", sf.lit("event_time is missing")),
-            (micros.isNull() & ~is_too_far, "bad_event_time", _says(text, "is not a time", "event_time")),
-            (
-                (micros < earliest) | (is_too_far & (seconds < 0)),
-                "event_time_too_early",
-                _says(text, f"is before {contract.earliest}", "event_time"),
-            ),
-            ((micros > latest) | is_too_far, "event_time_in_future", _says(text, advice, "event_time")),
-        ]
-    )
+def _check_rule(rule: Rule) -> Column:
+    holds = f"coalesce({rule.holds}, false)" if rule.null_breaks else rule.holds
+    texts = {c.VALUE: _VALUE_TEXT, c.EVENT_TIME: _TIME_TEXT}
+    says = _says(rule.column, texts[rule.column], rule.says) if rule.shows else sf.lit(f"{rule.column} {rule.says}")
+    return _check(sf.expr(f"NOT ({holds})"), rule.name, says)
 
 
-def _check_withdrawn() -> Column:
-    text = sf.col(c.WITHDRAWN)
-    is_wrong = ~_is_blank(c.WITHDRAWN) & text.try_cast("boolean").isNull()
-    return _first_problem([(is_wrong, "bad_withdrawn", _says(text, "is not true or false", "withdrawn"))])
+def _check_value() -> list[Column]:
+    """Only where there is no number are the texts looked at again."""
+    text, is_missing = sf.col(_VALUE_TEXT), _is_blank(_VALUE_TEXT)
+    is_unread = sf.col(c.VALUE).isNull() & ~sf.coalesce(c.WITHDRAWN, sf.lit(False))
+    is_infinite = text.rlike(_NOT_FINITE) | text.rlike(_NUMBER)
+    return [
+        _check(is_unread & is_missing, "missing_value", sf.lit("value is missing")),
+        _check(is_unread & is_infinite, "value_not_finite", _says(c.VALUE, _VALUE_TEXT, "is not finite")),
+        _check(
+            is_unread & ~is_missing & ~is_infinite,
+            "value_not_a_number",
+            _says(c.VALUE, _VALUE_TEXT, "is not a number"),
+        ),
+    ]
+
+
+def _check_event_type(contract: RatingsContract) -> list[Column]:
+    is_missing, known = _is_blank(_VALUE_TEXT), ", ".join(contract.weights)
+    is_unread = sf.col(c.VALUE).isNull() & ~sf.coalesce(c.WITHDRAWN, sf.lit(False))
+    return [
+        _check(is_unread & is_missing, "missing_event_type", sf.lit("event_type is missing")),
+        _check(
+            is_unread & ~is_missing,
+            "unknown_event_type",
+            _says(c.EVENT_TYPE, _VALUE_TEXT, f"is not of {known}"),
+        ),
+    ]
+
+
+def _check_time(contract: RatingsContract, now_us: int) -> list[Column]:
+    """That it is too early is a rule on the typed column, but for what no timestamp can hold."""
+    time, seconds, is_missing = sf.col(c.EVENT_TIME), sf.col(_SECONDS), _is_blank(_TIME_TEXT)
+    is_too_far = seconds.isNotNull() & time.isNull()
+    latest = sf.timestamp_micros(sf.lit(contract.latest_us(now_us)))
+    return [
+        _check(is_missing, "missing_event_time", sf.lit("event_time is missing")),
+        _check(
+            time.isNull() & ~is_missing & ~is_too_far,
+            "bad_event_time",
+            _says(c.EVENT_TIME, _TIME_TEXT, "is not a time"),
+        ),
+        _check(
+            is_too_far & (seconds < 0),
+            "event_time_too_early",
+            _says(c.EVENT_TIME, _TIME_TEXT, f"is before {contract.earliest:%Y-%m-%d}"),
+        ),
+        _check(
+            (time > latest) | (is_too_far & (seconds > 0)),
+            "event_time_in_future",
+            _says(c.EVENT_TIME, _TIME_TEXT, "is in the future (milliseconds instead of seconds?)"),
+        ),
+    ]
 
 
 def _is_blank(name: str) -> Column:
     return sf.coalesce(sf.trim(name) == "", sf.lit(True))
 
 
-def _says(text: Column, what: str, name: str) -> Column:
-    return sf.concat(sf.lit(f"{name} '"), sf.left(text, sf.lit(40)), sf.lit(f"' {what}"))
+def _check_withdrawn() -> Column:
+    is_wrong = ~_is_blank(_WITHDRAWN_TEXT) & sf.col(c.WITHDRAWN).isNull()
+    return _check(is_wrong, "bad_withdrawn", _says(c.WITHDRAWN, _WITHDRAWN_TEXT, "is not true or false"))
 
 
-def _first_problem(checks: Sequence[tuple[Column, str, Column]]) -> Column:
-    """The struct of the first check that fails, null when none does."""
-    (failed, rule, reason), *others = checks
-    problem = sf.when(failed, _problem(rule, reason))
-    for failed, rule, reason in others:
-        problem = problem.when(failed, _problem(rule, reason))
-    return problem
+def _says(column: str, text: str, what: str) -> Column:
+    return sf.concat(sf.lit(f"{column} '"), sf.left(text, sf.lit(40)), sf.lit(f"' {what}"))
 
 
-def _problem(rule: str, reason: Column) -> Column:
-    return sf.struct(sf.lit(rule).alias("rule"), reason.alias("reason"))
+def _check(is_broken: Column, rule: str, reason: Column) -> Column:
+    """The rule with its reason where it is broken, null elsewhere; what cannot be told breaks nothing."""
+    return sf.when(is_broken, sf.struct(sf.lit(rule).alias("rule"), reason.alias("reason")))

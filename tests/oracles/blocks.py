@@ -24,6 +24,21 @@ def newest_events(events: Iterable[Event]) -> dict[tuple[str, int], Event]:
     return newest
 
 
+def sum_events(
+    events: Iterable[Event], *, since: int | None = None, before: int | None = None
+) -> dict[tuple[str, int], float]:
+    """The sums of (user, item) pairs: of events with one id the newest counts (then the highest value), or nothing."""
+    newest: dict[tuple[str, int, str], tuple[int, float]] = {}
+    for user, item, value, time, event_id in events:
+        key, found = (user, item, event_id), (time, float("-inf") if value is None else value)
+        newest[key] = max(newest.get(key, found), found)
+    sums: dict[tuple[str, int], float] = {}
+    for (user, item, _), (time, value) in newest.items():
+        if value > float("-inf") and (since is None or time >= since) and (before is None or time < before):
+            sums[user, item] = sums.get((user, item), 0.0) + value
+    return sums
+
+
 def csr(R: NDArray[Any], W: NDArray[Any] | None = None) -> tuple[NDArray[Any], ...]:
     """offsets, items, values, weights of a dense matrix with NaN where there is no rating."""
     seen = ~np.isnan(R)
