@@ -1,9 +1,11 @@
 """What others learn of a run: alerts, figures, run events. Nothing here ever changes how a job ends."""
 
+import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +33,7 @@ from recsys.config import Settings
 from recsys.errors import RecsysError
 from recsys.events import log_event
 from recsys.ingestion import ClosedBatch, read_ledger
+from recsys.landed_files import LandedFiles
 from recsys.params import without_password
 from recsys.ratings.contract import RatingsContract, load_contract
 from recsys.ratings.landing import list_arrivals
@@ -71,8 +74,6 @@ def observe_end(
         parent: job and run that it was a part of.
         error: that it ended with; one that an inner job has been reported for is reported once.
     """
-    import json
-
     job: str = row[c.JOB]
     run = RunEnd(
         job, row[c.RUN_ID], row[c.OUTCOME], row[c.EXIT_CODE], row[c.MESSAGE], json.loads(row[c.DETAILS] or "{}")
@@ -87,72 +88,84 @@ def observe_end(
             RunState(job, run.run_id, state, ended, parent, run.message, dict(row[c.COUNTS]), *versions),
         )
     with _harmless("alerts_not_judged", job):
-        judgement = Judgement() if error is not None and getattr(error, _SEEN, False) else judge_run(run)
+        judgement = Judgement() if _is_reported(error) else judge_run(run)
         if job == INGEST:
-            judgement += _judge_sources(context.tables, context.settings, run)
+            with _harmless("sources_not_judged", job):
+                judgement += _judge_sources(context, run)
         _tell(context.settings, judgement, run, context.files, context.tables.root)
     _mark(error)
-    folder = context.settings.metrics.folder
-    if folder is not None:
-        with _harmless("metrics_not_written", job):
-            write_run(
-                context.files,
-                folder,
-                job=job,
-                exit_code=run.exit_code,
-                started=row[c.STARTED_AT].timestamp(),
-                seconds=row[c.SECONDS],
-                counts=row[c.COUNTS],
-            )
+    _write_run_metrics(
+        context.settings,
+        context.files,
+        run,
+        started=row[c.STARTED_AT].timestamp(),
+        seconds=row[c.SECONDS],
+        counts=row[c.COUNTS],
+    )
 
 
-def observe_batch(context: "JobContext", run_id: str, facts: BatchFacts) -> None:
-    """Tell of a batch with faults at once: an ingestion of many batches may go on for hours."""
-    with _harmless("batch_not_judged", INGEST):
-        promise = read_promise(context.settings)
-        faults = judge_batches([facts], promise, context.settings.alerts).faults
-        if faults:
-            run = RunEnd(INGEST, run_id, "", 0, "")
-            _tell(context.settings, Judgement(faults), run, context.files, context.tables.root)
+class BatchWatch:
+    """Looks at the batches of one ingestion as they close, and tells of faults at once: a run may go on for hours."""
+
+    def __init__(self, context: "JobContext") -> None:
+        """Nothing is known yet.
+
+        Args:
+            context: of the run, inside `perform`.
+        """
+        self._context = context
+        self._facts: list[BatchFacts] = []
+
+    def look_at(self, closed: Sequence[ClosedBatch]) -> Sequence[ClosedBatch]:
+        """Look at batches, and return them as they are."""
+        context = self._context
+        for batch in closed:
+            with _harmless("batch_not_judged", INGEST):
+                facts = describe_batch(context.tables, batch)
+                self._facts.append(facts)
+                promise = read_promise(context.settings)
+                faults = judge_batches([facts], promise, context.settings.alerts).faults
+                if faults:
+                    _, run_id = context.runs.running[-1] if context.runs.running else ("", uuid.uuid4().hex)
+                    run = RunEnd(INGEST, run_id, "", 0, "")
+                    _tell(context.settings, Judgement(faults), run, context.files, context.tables.root)
+        return closed
+
+    def details(self) -> dict[str, Any]:
+        """The facts as details of the run: of many batches, the last ones, and those with faults first."""
+        kept = sorted(self._facts, key=lambda own: (not own.quarantined and not own.changed, -own.batch))
+        return {BATCHES: [asdict(own) for own in sorted(kept[:_KEPT_BATCHES], key=lambda own: own.batch)]}
 
 
-def observe_stray_error(job: str, read: Callable[[], Settings], err: Exception, run_id: str) -> None:
+def observe_stray_error(job: str, read: Callable[[], Settings], err: Exception) -> None:
     """Tell of an error that no run was recorded with: a job that could not begin, or whose row could not be written.
 
     Args:
         job: its name.
         read: the settings; where they are what is wrong, alerts go to the channels of the environment.
         err: the error.
-        run_id: for the messages.
     """
-    if getattr(err, _SEEN, False):
+    if _is_reported(err):
         return
     with _harmless("error_not_reported", job):
         try:
             settings = read()
-            channels_of = settings.alerts
-        except RecsysError:
-            settings, channels_of = Settings(), AlertsParams()
-        settings = settings.model_copy(update={"alerts": channels_of})
+        except RecsysError:  # it may well be this one
+            settings = Settings()
         code = err.exit_code if isinstance(err, RecsysError) else 1
         lines = without_password(str(err)).strip().splitlines() or [""]
-        run = RunEnd(job, run_id, type(err).__name__, code, lines[0])
+        run = RunEnd(job, uuid.uuid4().hex, type(err).__name__, code, lines[0])
         spark = SparkSession.getActiveSession()
-        files = Files(spark) if spark is not None else None
+        files = None if spark is None else Files(spark)
         _tell(settings, judge_run(run), run, files, settings.warehouse.root)
+        if files is not None:
+            _write_run_metrics(settings, files, run, started=time.time(), seconds=0.0, counts={})
     _mark(err)
 
 
-def describe_batch(tables: Tables, closed: ClosedBatch, again: frozenset[str]) -> BatchFacts:
-    """What alerts have to know of a batch; only one with rows in quarantine costs a query.
-
-    Args:
-        tables: of the warehouse.
-        closed: the batch.
-        again: names of files that had been taken in before under the same name.
-    """
-    entries = closed.claim.entries
-    counts = closed.claim.counts
+def describe_batch(tables: Tables, closed: ClosedBatch) -> BatchFacts:
+    """What alerts have to know of a batch; only one with rows in quarantine costs a query."""
+    entries, counts = closed.claim.entries, closed.claim.counts
     worst = sorted((e for e in entries if e.counts.quarantined), key=lambda e: (-e.counts.quarantined, e.source))
     return BatchFacts(
         batch=closed.claim.batch,
@@ -162,14 +175,8 @@ def describe_batch(tables: Tables, closed: ClosedBatch, again: frozenset[str]) -
         worst=tuple(entry.source for entry in worst[:5]),
         damaged=sum(entry.state == QUARANTINED for entry in entries),
         rules=_count_rules(tables, closed.claim.batch) if counts.quarantined else {},
-        changed=tuple(entry.source for entry in entries if entry.source in again),
+        changed=closed.came_again,
     )
-
-
-def batch_details(batches: list[BatchFacts]) -> dict[str, Any]:
-    """The facts as details of a run: of many batches, the last ones and those with faults first."""
-    kept = sorted(batches, key=lambda b: (b.quarantined == 0 and not b.changed, -b.batch))[:_KEPT_BATCHES]
-    return {BATCHES: [asdict(batch) for batch in sorted(kept, key=lambda b: b.batch)]}
 
 
 def read_promise(settings: Settings) -> Promise:
@@ -183,7 +190,13 @@ def read_promise(settings: Settings) -> Promise:
 
 def make_promise(contract: RatingsContract) -> Promise:
     """The same of a contract that has been read."""
-    return Promise(contract="ratings", owner=contract.owner, consumers=contract.consumers)
+    return Promise(
+        contract=contract.id,
+        owner=contract.owner_and_contact,
+        consumers=tuple(f"{consumer.name} ({consumer.contact})" for consumer in contract.consumers),
+        rows=contract.volume,
+        freshness_seconds=None if contract.freshness is None else contract.freshness.total_seconds(),
+    )
 
 
 def open_book(settings: Settings, files: FileStore, root: str) -> AlertBook:
@@ -191,7 +204,8 @@ def open_book(settings: Settings, files: FileStore, root: str) -> AlertBook:
     return AlertBook(files, f"{root}/{FOLDER}", where=without_password(root))
 
 
-def _judge_sources(tables: Tables, settings: Settings, run: RunEnd) -> Judgement:
+def _judge_sources(context: "JobContext", run: RunEnd) -> Judgement:
+    tables, settings = context.tables, context.settings
     promise = read_promise(settings)
     batches = [BatchFacts.from_dict(found) for found in run.details.get(BATCHES, [])]
     judgement = judge_batches(batches, promise, settings.alerts)
@@ -199,7 +213,7 @@ def _judge_sources(tables: Tables, settings: Settings, run: RunEnd) -> Judgement
         age = 0.0 if any(batch.landed for batch in batches) else _age_of_newest_batch(tables)
         judgement += judge_freshness(age, promise) if age is not None else Judgement()
     # After a run that did its work nothing waits.
-    waiting = {} if run.exit_code == 0 else _find_waiting(tables, settings)
+    waiting = {} if run.exit_code == 0 else _find_waiting(LandedFiles(context.spark), tables, settings)
     return judgement + judge_lag(waiting, promise, settings.alerts)
 
 
@@ -208,13 +222,13 @@ def _age_of_newest_batch(tables: Tables) -> float | None:
     return None if newest is None else max(0.0, time.time() - newest / 1e6)
 
 
-def _find_waiting(tables: Tables, settings: Settings) -> dict[str, float]:
+def _find_waiting(files: LandedFiles, tables: Tables, settings: Settings) -> dict[str, float]:
     """Seconds since each file landed that is not taken in."""
-    folder, now = tables.files.resolve(settings.landing.path), time.time()
-    if not tables.files.is_folder(folder):
+    folder, now = files.resolve(settings.landing.path), time.time()
+    if not files.is_folder(folder):
         return {}
     seen = read_ledger(tables)
-    arrivals = list_arrivals(tables.files, folder, settings.landing, now_ms=int(now * 1000))
+    arrivals = list_arrivals(files, folder, settings.landing, now_ms=int(now * 1000))
     return {a.source: now - a.modified_ms / 1000 for a in arrivals if not seen.is_unchanged(a)}
 
 
@@ -224,7 +238,7 @@ def _count_rules(tables: Tables, batch: int) -> dict[str, int]:
 
 
 def _tell(settings: Settings, judgement: Judgement, run: RunEnd, files: Files | None, root: str) -> None:
-    """Bring the alerts up to date and deliver what is due, in the warehouse, or in memory where that is not possible."""
+    """Bring the alerts up to date and deliver what is due; in memory where the warehouse cannot keep them."""
     params, now = settings.alerts, time.time()
     channels = read_channels(params, os.environ)
     stored = False
@@ -266,12 +280,33 @@ def _write_alert_metrics(settings: Settings, files: Files, root: str) -> None:
     write_alerts(files, settings.metrics.folder, open_by_kind=open_by_kind, waiting=book.count_waiting())
 
 
+def _write_run_metrics(
+    settings: Settings, files: Files, run: RunEnd, *, started: float, seconds: float, counts: Mapping[str, int]
+) -> None:
+    folder = settings.metrics.folder
+    if folder is not None:
+        with _harmless("metrics_not_written", run.job):
+            write_run(
+                files,
+                folder,
+                job=run.job,
+                exit_code=run.exit_code,
+                started=started,
+                seconds=seconds,
+                counts=counts,
+            )
+
+
 def _emit(settings: Settings, tables: Tables, run: RunState) -> None:
     lineage = settings.lineage
     if lineage.path is None and lineage.url is None:
         return
     places = Places(tables.root, tables.files.resolve(settings.landing.path), settings.mlflow.model)
     emit(make_event(run, places, lineage.namespace), lineage, tables.files, os.environ)
+
+
+def _is_reported(err: BaseException | None) -> bool:
+    return getattr(err, _SEEN, False)
 
 
 def _mark(err: BaseException | None) -> None:

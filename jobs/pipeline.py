@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pyspark.sql import functions as F
 
 from jobs import ingest_ratings, promote_model, score_users, train_model
+from jobs.observe import observe_stray_error
 from jobs.runner import JobContext, JobResult, perform, run_job
 from jobs.train_model import TrainReport
 from recsys import columns as c
@@ -155,6 +156,7 @@ def keep_running(context: JobContext, seconds: float, *, stop: threading.Event |
         except Exception as err:  # a lost executor, a file system that does not answer: the next turn may find it well
             failures += 1
             log.exception("turn_failed")
+            observe_stray_error(NAME, lambda: context.settings, err)
             print(
                 f"error: the turn failed: {type(err).__name__}. The log above says where.", file=sys.stderr, flush=True
             )

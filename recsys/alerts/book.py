@@ -252,22 +252,29 @@ class AlertBook:
             down.update(spooled.channels)  # what comes later must not overtake it
             return Delivery(kept=1)
         wanted = [known[label] for label in spooled.channels if label in known]
+        tried = [channel for channel in wanted if channel.label not in down]
+        reasons = send(tried, spooled.message)
         failed = {channel.label: "an earlier message waits for it" for channel in wanted if channel.label in down}
-        failed |= send([channel for channel in wanted if channel.label not in down], spooled.message)
-        down.update(failed)
+        failed |= reasons
+        down.update(reasons)
         if not failed:
             self._files.delete(path)
             return Delivery(delivered=1)
-        what = {"kind": spooled.message.kind, "subject": spooled.message.subject, "event": spooled.message.event}
-        why = "; ".join(f"channel {label}: {reason}" for label, reason in failed.items())
-        if spooled.tries and now - spooled.created > keep_seconds:
-            log_event(log, "alert_dropped", level=logging.ERROR, **what, tries=spooled.tries + 1, why=why)
+        said = {
+            "kind": spooled.message.kind,
+            "subject": spooled.message.subject,
+            "message": spooled.message.event,
+            "why": "; ".join(f"channel {label}: {reason}" for label, reason in failed.items()),
+        }
+        if (spooled.tries or not tried) and now - spooled.created > keep_seconds:
+            log_event(log, "alert_dropped", level=logging.ERROR, **said, tries=spooled.tries + bool(tried))
             self._files.delete(path)
             return Delivery(dropped=1)
-        log_event(log, "alert_not_delivered", level=logging.WARNING, **what, why=why, then="the next run tries again")
-        wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (spooled.tries - 1)) if spooled.tries else 0.0
-        kept = replace(spooled, channels=tuple(failed), tries=spooled.tries + 1, not_before=now + wait)
-        self._files.write(path, _to_json(kept))
+        if tried:
+            log_event(log, "alert_not_delivered", level=logging.WARNING, **said, then="a later run tries again")
+            wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (spooled.tries - 1)) if spooled.tries else 0.0
+            kept = replace(spooled, channels=tuple(failed), tries=spooled.tries + 1, not_before=now + wait)
+            self._files.write(path, _to_json(kept))
         return Delivery(kept=1)
 
     def _list_messages(self, now: float) -> list[str]:

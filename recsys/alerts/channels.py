@@ -8,11 +8,11 @@ import json
 import logging
 import os
 import re
-import stat
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from recsys.alerts.params import AlertsParams
 from recsys.errors import ConfigError
+from recsys.params import require_private
 
 VARIABLE: Final = "RECSYS_ALERT_CHANNELS"
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+-]*)://\S")
@@ -112,19 +113,6 @@ def send(channels: Sequence[Channel], message: Message, *, timeout_seconds: floa
     return {label: reason for label, reason in found.items() if reason}
 
 
-def require_private(file: Path) -> None:
-    """Make sure that nobody but its owner can read or write a file with secrets.
-
-    Raises:
-        ConfigError: others can.
-    """
-    mode = stat.S_IMODE(file.stat().st_mode)
-    if mode & 0o077:
-        raise ConfigError(
-            f"'{file}' holds secrets and has mode {mode:04o}: others can read it. Run: chmod 600 '{file}'"
-        )
-
-
 def _read_private(file: Path) -> list[str]:
     try:
         require_private(file)
@@ -144,18 +132,20 @@ def _send_one(channel: Channel, message: Message) -> str:
     sender, reason = _open(channel)
     if sender is None:
         return reason
-    with _Reasons() as reasons:
+    with _reasons.listen() as reasons:
         done = sender.notify(body=message.body, title=message.title, notify_type=message.severity, body_format="text")
-    return "" if done else _hide("; ".join(reasons.lines) or "refused, without a reason", channel.address)
+    return "" if done else _hide("; ".join(reasons) or "refused, without a reason", channel.address)
 
 
 def _open(channel: Channel) -> tuple[Any, str]:
     """The sender for a channel, or why there is none."""
     apprise = _import_apprise()
-    sender = apprise.Apprise(asset=apprise.AppriseAsset(app_id="recsys", app_desc="recsys alerts", async_mode=False))
-    with _Reasons() as reasons:
+    # Neither its threads nor its time-out, which needs them: they would keep a job from ending.
+    asset = apprise.AppriseAsset(app_id="recsys", app_desc="recsys alerts", async_mode=False, service_timeout=0)
+    sender = apprise.Apprise(asset=asset)
+    with _reasons.listen() as reasons:
         is_known = sender.add(channel.address)
-    return (sender, "") if is_known else (None, _hide("; ".join(reasons.lines) or "not understood", channel.address))
+    return (sender, "") if is_known else (None, _hide("; ".join(reasons) or "not understood", channel.address))
 
 
 def _append(file: Path, message: Message) -> str:
@@ -174,9 +164,7 @@ def _append(file: Path, message: Message) -> str:
 
 def _import_apprise() -> Any:
     """Only who has something to send waits for its hundred plugins."""
-    logger = logging.getLogger("apprise")
-    logger.propagate = False  # it says addresses as they are when it does not understand one
-    logger.setLevel(logging.WARNING)
+    logging.getLogger("apprise").addFilter(_reasons)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one of its modules imports another that Python deprecates
         import apprise
@@ -185,24 +173,33 @@ def _import_apprise() -> Any:
     return apprise
 
 
-class _Reasons(logging.Handler):
-    """What apprise says in this thread while it is entered."""
+class _Reasons(logging.Filter):
+    """Takes what apprise would log, for whoever asks in this thread, and lets none of it pass.
+
+    It says addresses as they are when it does not understand one.
+    """
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-        self._thread = threading.get_ident()
+        super().__init__()
+        self._heard = threading.local()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self._thread:
-            self.lines.append(" ".join(record.getMessage().split()))
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            getattr(self._heard, "lines", []).append(" ".join(record.getMessage().split()))
+        return False
 
-    def __enter__(self) -> "_Reasons":
-        logging.getLogger("apprise").addHandler(self)
-        return self
+    @contextmanager
+    def listen(self) -> Iterator[list[str]]:
+        """The lines of what happens inside it."""
+        lines: list[str] = []
+        self._heard.lines = lines
+        try:
+            yield lines
+        finally:
+            self._heard.lines = []
 
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("apprise").removeHandler(self)
+
+_reasons = _Reasons()
 
 
 def _hide(reason: str, address: str) -> str:

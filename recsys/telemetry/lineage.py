@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
+from urllib.error import HTTPError
 from uuid import UUID
 
 from recsys import __version__
@@ -156,8 +157,11 @@ def _to_url(event: Mapping[str, Any], params: LineageParams, _: FileStore | None
         headers["Authorization"] = f"Bearer {key}"
     # The settings allow http and https only.
     request = urllib.request.Request(params.url, json.dumps(event).encode(), headers, method="POST")  # noqa: S310
-    with urllib.request.urlopen(request, timeout=_TIMEOUT):  # noqa: S310
-        pass
+    try:
+        urllib.request.urlopen(request, timeout=_TIMEOUT).close()  # noqa: S310
+    except HTTPError as err:  # it is a response, too
+        err.close()
+        raise
 
 
 def _dataset(name: str, places: Places, version: int | None) -> dict[str, Any]:

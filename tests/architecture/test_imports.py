@@ -16,7 +16,7 @@ BASICS = {"schemas", "columns", "errors", "events", "params"}
 MAY_IMPORT = {
     "errors": set(),
     "events": set(),
-    "params": set(),
+    "params": {"errors"},
     "columns": set(),
     "schemas": {"columns"},
     "session": {"errors"},
