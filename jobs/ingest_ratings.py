@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.observe import BatchWatch
 from jobs.runner import JobContext, JobResult, run_job
 from recsys.errors import DataRejectedError
 from recsys.ingestion import ClosedBatch, Ingestion, bring_blocks_up_to_date
+from recsys.observation import BatchWatch
 from recsys.ratings.ledger import Counts
 from recsys.store.locks import TABLES
 

@@ -17,13 +17,13 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from jobs.observe import observe_end, observe_start, observe_stray_error
 from recsys import columns as c
 from recsys.alerts.channels import check_channels, read_channels
 from recsys.config import Settings, load_settings
 from recsys.errors import LockedError, RecsysError, UsageError
 from recsys.events import log_event
 from recsys.ingestion import check_sources
+from recsys.observation import observe_end, observe_start, observe_stray_error
 from recsys.params import without_password
 from recsys.ratings.contract import load_contract
 from recsys.schemas import JOB_RUNS

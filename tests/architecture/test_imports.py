@@ -43,6 +43,8 @@ MAY_IMPORT = {
     "adoption": BASICS | {"ratings", "store"},
     "landed_files": {"store"},
     "ingestion": BASICS | {"adoption", "landed_files", "blocks", "ratings", "store", "config", "session"},
+    "observation": BASICS
+    | {"alerts", "telemetry", "config", "ingestion", "landed_files", "ratings", "session", "store"},
     "planning": BASICS | {"blocks", "als", "session"},
     "training": BASICS | {"blocks", "als", "ranking", "evaluation", "config"},
     "serving": {"als", "ranking", "config", "columns", "errors", "params"},

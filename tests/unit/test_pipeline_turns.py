@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from jobs import observe, pipeline
+from jobs import pipeline
 from jobs.pipeline import keep_running, run_once
 from jobs.runner import JobResult
+from recsys import observation
 from recsys.alerts.book import MemoryStore
 from recsys.config import Settings
 from recsys.errors import DataRejectedError, LockedError
@@ -57,7 +58,7 @@ def run_turns(monkeypatch: pytest.MonkeyPatch, outcomes: list[JobResult | Except
 def test_a_failed_turn_is_reported_and_the_next_one_made(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(observe, "_memory", MemoryStore())
+    monkeypatch.setattr(observation, "_memory", MemoryStore())
     done = JobResult("row of the table")
     outcomes = [DataRejectedError("too many bad rows"), RuntimeError("lost executor"), LockedError("held"), done]
     result = run_turns(monkeypatch, outcomes)

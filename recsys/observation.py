@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as sf
@@ -44,9 +44,6 @@ from recsys.store.tables import Tables
 from recsys.telemetry.lineage import Places, RunState, State, emit, make_event
 from recsys.telemetry.metrics import write_alerts, write_run
 
-if TYPE_CHECKING:
-    from jobs.runner import JobContext
-
 log = logging.getLogger(__name__)
 
 FOLDER: Final = "alerts"  # below the warehouse
@@ -57,14 +54,36 @@ _SEEN: Final = "_recsys_seen"  # attribute of an error that an inner job has rep
 _memory = MemoryStore()  # alerts of this process where the warehouse is not there, or does not answer
 
 
-def observe_start(context: "JobContext", job: str, run_id: str, parent: tuple[str, str] | None) -> None:
+class Runs(Protocol):
+    """What runs now."""
+
+    @property
+    def running(self) -> list[tuple[str, str]]: ...  # noqa: D102
+
+
+class Context(Protocol):
+    """What a job works with, as far as it matters here."""
+
+    @property
+    def spark(self) -> SparkSession: ...  # noqa: D102
+    @property
+    def settings(self) -> Settings: ...  # noqa: D102
+    @property
+    def tables(self) -> Tables: ...  # noqa: D102
+    @property
+    def files(self) -> Files: ...  # noqa: D102
+    @property
+    def runs(self) -> Runs: ...  # noqa: D102
+
+
+def observe_start(context: Context, job: str, run_id: str, parent: tuple[str, str] | None) -> None:
     """Announce a run to the consumers."""
     with _harmless("run_start_not_announced", job):
         _emit(context.settings, context.tables, RunState(job, run_id, "START", time.time(), parent))
 
 
 def observe_end(
-    context: "JobContext", row: Mapping[str, Any], parent: tuple[str, str] | None, error: BaseException | None
+    context: Context, row: Mapping[str, Any], parent: tuple[str, str] | None, error: BaseException | None
 ) -> None:
     """Tell whoever should know how a run ended.
 
@@ -107,7 +126,7 @@ def observe_end(
 class BatchWatch:
     """Looks at the batches of one ingestion as they close, and tells of faults at once: a run may go on for hours."""
 
-    def __init__(self, context: "JobContext") -> None:
+    def __init__(self, context: Context) -> None:
         """Nothing is known yet.
 
         Args:
@@ -204,7 +223,7 @@ def open_book(settings: Settings, files: FileStore, root: str) -> AlertBook:
     return AlertBook(files, f"{root}/{FOLDER}", where=without_password(root))
 
 
-def _judge_sources(context: "JobContext", run: RunEnd) -> Judgement:
+def _judge_sources(context: Context, run: RunEnd) -> Judgement:
     tables, settings = context.tables, context.settings
     promise = read_promise(settings)
     batches = [BatchFacts.from_dict(found) for found in run.details.get(BATCHES, [])]
