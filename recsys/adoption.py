@@ -53,16 +53,21 @@ def adopt_contract(spark: SparkSession, ratings: Table, contract: RatingsContrac
     kept = {
         name: sql for key, sql in properties.items() if is_ours(name := key.removeprefix(_CONSTRAINT)) and name != key
     }
-    changed = {name: sql for name, sql in wanted.items() if kept.get(name) != sql}
+    changed = {name: sql for name, sql in wanted.items() if not _is_same(kept.get(name), sql)}
     if changed:
         _require_kept(ratings, contract, changed)
     table = f"delta.`{ratings.path.replace('`', '``')}`"
-    for name, sql in kept.items():
-        if wanted.get(name) != sql:
+    for name in kept:
+        if name in changed or name not in wanted:
             spark.sql(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
     for name, sql in changed.items():
         spark.sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({sql})")
         log_event(log, "constraint_set", table=ratings.name, constraint=name, contract_version=contract.version)
+
+
+def _is_same(kept: str | None, wanted: str) -> bool:
+    """Whether two conditions are one: what was set by ALTER TABLE comes back with a space between any two tokens."""
+    return kept is not None and "".join(kept.split()) == "".join(wanted.split())
 
 
 def _make_again(spark: SparkSession, table: Table, properties: Mapping[str, str]) -> None:

@@ -177,6 +177,9 @@ def test_a_table_that_was_filled_before_there_were_contracts_holds_ratings_and_t
     adopt_contract(spark, table, CONTRACT)
     assert set(constraints_of(table)) == {f"contract_{name}" for name in RATINGS.names[:5]}
     assert table.read().count() == 1
+    version = table.version()
+    adopt_contract(spark, table, CONTRACT)
+    assert table.version() == version
 
 
 def test_owners_find_beside_their_data_who_reads_them_and_since_when(spark: SparkSession, tmp_path: Path) -> None:
@@ -191,10 +194,13 @@ def test_owners_find_beside_their_data_who_reads_them_and_since_when(spark: Spar
         ("shop", CONTRACT.version, "hdfs://x/w"),
     ]
     assert "user_id" in first[0]["reads"]
+    old = "2020-01-01T00:00:00+00:00"
+    file = tmp_path / "_consumers" / "ratings.recsys.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "since": old}))
     newer = CONTRACT.model_copy(update={"version": "2.0.0"})
     register_consumer(files, landing, newer, consumer="recsys", warehouse="hdfs://x/w")
     again = read_consumers(files, landing, CONTRACT)
-    assert (again[0]["contract_version"], again[0]["since"]) == ("2.0.0", first[0]["since"])
+    assert (again[0]["contract_version"], again[0]["since"]) == ("2.0.0", old)
     assert again[1] == first[1]
     assert read_consumers(files, landing, EVENTS) == []
 
