@@ -6,11 +6,13 @@ Killed at any point and run again, it ends with the tables of an undisturbed run
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from jobs.runner import JobContext, JobResult, run_job
 from recsys.errors import DataRejectedError
 from recsys.ingestion import ClosedBatch, Ingestion, bring_blocks_up_to_date
+from recsys.observation import BatchWatch
 from recsys.ratings.ledger import Counts
 from recsys.store.locks import TABLES
 
@@ -26,6 +28,7 @@ class IngestReport:
     new_items: int
     seconds: float
     versions: Mapping[str, int]
+    details: Mapping[str, Any] = field(default_factory=dict)  # what alerts have to know of the batches
 
     def to_result(self) -> JobResult:
         """The report as the runner records it."""
@@ -44,6 +47,7 @@ class IngestReport:
                 "new_users": self.new_users,
                 "new_items": self.new_items,
             },
+            details=self.details,
             versions_out=self.versions,
         )
 
@@ -59,11 +63,12 @@ def run(context: JobContext) -> IngestReport:
     started = time.monotonic()
     ingestion = Ingestion(context.spark, context.tables, context.settings)
     closed: list[ClosedBatch] = []
+    watch = BatchWatch(context)
     refusal = None
     try:
-        closed += ingestion.finish_interrupted()
+        closed += watch.look_at(ingestion.finish_interrupted())
         for arrivals in ingestion.new_batches():
-            closed += ingestion.take_in(arrivals)
+            closed += watch.look_at(ingestion.take_in(arrivals))
     except DataRejectedError as err:
         refusal = err  # what earlier batches brought still goes to the blocks
     new_users = bring_blocks_up_to_date(context.tables, through_batch=ingestion.seen.last_accepted_batch)
@@ -77,6 +82,7 @@ def run(context: JobContext) -> IngestReport:
         new_items=sum(batch.new_items for batch in closed),
         seconds=time.monotonic() - started,
         versions=context.tables.versions(),
+        details=watch.details(),
     )
 
 

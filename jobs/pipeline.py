@@ -20,6 +20,7 @@ from recsys.errors import LockedError, RecsysError, UsageError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, RECENT_POPULARITY
 from recsys.evaluation.report import StepReport
 from recsys.ingestion import read_ledger
+from recsys.observation import observe_stray_error
 from recsys.store.locks import LISTS, MODELS, TABLES
 from recsys.store.registry import Registry
 
@@ -155,6 +156,7 @@ def keep_running(context: JobContext, seconds: float, *, stop: threading.Event |
         except Exception as err:  # a lost executor, a file system that does not answer: the next turn may find it well
             failures += 1
             log.exception("turn_failed")
+            observe_stray_error(NAME, lambda: context.settings, err)
             print(
                 f"error: the turn failed: {type(err).__name__}. The log above says where.", file=sys.stderr, flush=True
             )

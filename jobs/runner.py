@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 import traceback
@@ -17,10 +18,12 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from recsys import columns as c
+from recsys.alerts.channels import check_channels, read_channels
 from recsys.config import Settings, load_settings
 from recsys.errors import LockedError, RecsysError, UsageError
 from recsys.events import log_event
 from recsys.ingestion import check_sources
+from recsys.observation import observe_end, observe_start, observe_stray_error
 from recsys.params import without_password
 from recsys.ratings.contract import load_contract
 from recsys.schemas import JOB_RUNS
@@ -40,17 +43,22 @@ LOCK_PAUSE = 2.0  # seconds between two tries of a second attempt to take a lock
 class RunRows:
     """Rows for `job_runs` of a job and of those it calls: one commit when the outermost has ended, however it ended."""
 
-    depth: int = 0
+    running: list[tuple[str, str]] = field(default_factory=list)  # job and run id, the innermost last
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @contextmanager
-    def one_deeper(self) -> Iterator[None]:
+    def one_deeper(self, job: str, run_id: str) -> Iterator[None]:
         """Inside it, a job runs; left by whatever way, an interrupt among them, or no later row would be committed."""
-        self.depth += 1
+        self.running.append((job, run_id))
         try:
             yield
         finally:
-            self.depth -= 1
+            self.running.pop()
+
+    @property
+    def parent(self) -> tuple[str, str] | None:
+        """Job and run id of what runs around the next job."""
+        return self.running[-1] if self.running else None
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ def run_job(
     arguments: Callable[[argparse.ArgumentParser], None] | None = None,
     records_itself: bool = False,
     makes_tables: bool = False,
+    only_looks: bool = False,
 ) -> int:
     """Run one job from its command line and return the exit code of the process.
 
@@ -104,6 +113,7 @@ def run_job(
         records_itself: The body calls :func:`perform` for what it does.
         makes_tables: The job takes in landed files, and a new warehouse is made where there is none; other jobs refuse
             a mistyped path.
+        only_looks: The job changes nothing, and nobody is told when it fails.
     """
     parser = argument_parser(name, description)
     if arguments is not None:
@@ -113,10 +123,15 @@ def run_job(
         args = parser.parse_args(argv)
         configure_logging(verbose=args.verbose)
         if args.check:
-            read_settings(args)
+            check_channels(read_channels(read_settings(args).alerts, os.environ))
             return JobResult("arguments and settings are in order")
-        context = open_context(name, args, makes_tables=makes_tables)
-        return body(context) if records_itself else perform(context, name, body, locks=locks)
+        try:
+            context = open_context(name, args, makes_tables=makes_tables)
+            return body(context) if records_itself else perform(context, name, body, locks=locks)
+        except Exception as err:
+            if not only_looks:
+                observe_stray_error(name, lambda: read_settings(args), err)
+            raise
 
     ending = _run_to_its_end(name, run_body)
     if not ending.error or ending.message:
@@ -147,6 +162,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
 
     Raises:
         ConfigError: see :func:`recsys.config.load_settings`.
+        ConfigError: others can read the file with the addresses of alert channels, or it has something else in it.
         UsageError: a ``--set`` that is not ``key=value``.
     """
     overrides: dict[str, str] = {}
@@ -158,7 +174,9 @@ def read_settings(args: argparse.Namespace) -> Settings:
     if args.warehouse is not None:
         overrides["warehouse.root"] = json.dumps(args.warehouse)
     conf = ROOT / "conf"
-    return load_settings([conf / "base.yaml", conf / f"{args.env}.yaml", *args.conf], overrides)
+    settings = load_settings([conf / "base.yaml", conf / f"{args.env}.yaml", *args.conf], overrides)
+    read_channels(settings.alerts, os.environ)
+    return settings
 
 
 def open_context(name: str, args: argparse.Namespace, *, makes_tables: bool) -> JobContext:
@@ -198,24 +216,28 @@ def perform(
     Raises:
         RecsysError: as the body raises it, after the run has been recorded.
     """
-    started, clock = datetime.now(UTC), time.monotonic()
+    started, clock, run_id, parent = datetime.now(UTC), time.monotonic(), uuid.uuid4().hex, context.runs.parent
+    observe_start(context, name, run_id, parent)
     try:
-        with context.runs.one_deeper(), hold_locks(context, locks, holder=name):
+        with context.runs.one_deeper(name, run_id), hold_locks(context, locks, holder=name):
             result = body(context)
     except BaseException as err:
         code = err.exit_code if isinstance(err, RecsysError) else 1
         failed = JobResult(_first_line(err))
-        _add_run(context, name, failed, (type(err).__name__, code), started, time.monotonic() - clock)
+        ended = type(err).__name__, code
+        row = _add_run(context, run_id, name, failed, ended, started, time.monotonic() - clock)
         if isinstance(err, Exception):  # whoever interrupts does not wait for a commit: the next one has this row
             try:
                 _write_runs(context)
             except Exception:
                 log.exception("job_run_not_recorded job=%s", name)  # the job's own error matters more
+            observe_end(context, row, parent, err)
         raise
     seconds = time.monotonic() - clock
     ended = (result.outcome, 0) if result.refusal is None else (type(result.refusal).__name__, result.refusal.exit_code)
-    _add_run(context, name, result, ended, started, seconds)
+    row = _add_run(context, run_id, name, result, ended, started, seconds)
     _write_runs(context)
+    observe_end(context, row, parent, result.refusal)
     log_event(log, "job_done", job=name, seconds=seconds, **result.counts)
     return result
 
@@ -275,10 +297,16 @@ def _run_to_its_end(name: str, body: Callable[[], JobResult]) -> Ending:
 
 
 def _add_run(
-    context: JobContext, name: str, result: JobResult, ended: tuple[str, int], started: datetime, seconds: float
-) -> None:
+    context: JobContext,
+    run_id: str,
+    name: str,
+    result: JobResult,
+    ended: tuple[str, int],
+    started: datetime,
+    seconds: float,
+) -> dict[str, Any]:
     row = {
-        c.RUN_ID: uuid.uuid4().hex,
+        c.RUN_ID: run_id,
         c.JOB: name,
         c.PARAMETERS: context.settings.model_dump_json(),
         c.VERSIONS_IN: dict(result.versions_in),
@@ -292,12 +320,13 @@ def _add_run(
         c.SECONDS: seconds,
     }
     context.runs.rows.append(row)
+    return row
 
 
 def _write_runs(context: JobContext) -> None:
     """Commit the rows when the outermost job ends: a turn of the pipeline is one commit, not five."""
     runs = context.runs
-    if runs.depth == 0:
+    if not runs.running:
         rows, runs.rows = runs.rows, []
         context.tables.job_runs.append(context.spark.createDataFrame(rows, JOB_RUNS).coalesce(1))
 

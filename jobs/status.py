@@ -259,7 +259,9 @@ def main(argv: Sequence[str]) -> int:
         status = run(context)
         return JobResult(format_json(status) if context.args.json else format_page(status))
 
-    return run_job("status", body, argv, description=__doc__, arguments=add_options, records_itself=True)
+    return run_job(
+        "status", body, argv, description=__doc__, arguments=add_options, records_itself=True, only_looks=True
+    )
 
 
 if __name__ == "__main__":

@@ -12,13 +12,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from recsys.alerts.params import AlertsParams
 from recsys.als.params import AlsParams, PolicyParams
 from recsys.errors import ConfigError
 from recsys.evaluation.params import EvaluationParams, GateParams
-from recsys.params import Section, without_password
+from recsys.params import Section, require_private, without_password
 from recsys.ranking.params import RankingParams
 from recsys.ratings.params import IngestParams, LandingParams
 from recsys.store.params import MlflowParams, WarehouseParams
+from recsys.telemetry.params import LineageParams, MetricsParams
 
 
 class Settings(Section):
@@ -34,6 +36,9 @@ class Settings(Section):
     evaluation: EvaluationParams = EvaluationParams()
     gate: GateParams = GateParams()
     mlflow: MlflowParams = MlflowParams()
+    alerts: AlertsParams = AlertsParams()
+    metrics: MetricsParams = MetricsParams()
+    lineage: LineageParams = LineageParams()
 
     def digest(self) -> str:
         """Hash that tags a fit with its configuration: 12 hex digits of SHA-256 over all values that decide a fit.
@@ -48,8 +53,8 @@ def load_settings(files: Sequence[Path], overrides: Mapping[str, str] | None = N
     """Read YAML files, later ones over earlier ones, then ``section.key`` overrides.
 
     Raises:
-        ConfigError: a file that cannot be read, or a key that is unknown, of the wrong type or out of
-            range; the message is one line with key, value, allowed range and file.
+        ConfigError: a file that cannot be read, or that holds a password and that others can read; or a key that is
+            unknown, of the wrong type or out of range. The message is one line with key, value, allowed range and file.
     """
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -86,7 +91,18 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"configuration file '{file}' must hold 'section:' keys, found {type(content).__name__}.")
+    if _holds_password(content):
+        require_private(file)
     return content
+
+
+def _holds_password(content: Any) -> bool:
+    """Whether an address in it has a user or password."""
+    if isinstance(content, dict):
+        return any(_holds_password(value) for value in content.values())
+    if isinstance(content, list):
+        return any(_holds_password(value) for value in content)
+    return isinstance(content, str) and without_password(content) != content
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any], origin: dict[str, str], file: str, prefix: str = "") -> None:

@@ -66,6 +66,7 @@ class ClosedBatch:
 
     claim: Claim
     new_items: int
+    came_again: tuple[str, ...] = ()  # files that had been taken in before under the same name, with other content
 
 
 class Ingestion:
@@ -253,6 +254,7 @@ class Ingestion:
         tables.ledger.append(make_ledger_rows(self._spark, claim))
         pause_at("ingest:after_ledger")
         self._files.delete(self._claim_file)
+        came_again = tuple(entry.source for entry in claim.entries if self.seen.has_name(entry.source))
         self.seen.add(claim.entries)
         _ledgers.put(tables.ledger, tables.ledger.state(), self.seen)
         low, high = self._contract.volume or (0, claim.counts.landed)
@@ -260,7 +262,7 @@ class Ingestion:
             said = {"batch": claim.batch, "landed": claim.counts.landed, "least": low, "most": high}
             log_event(log, "volume_outside_contract", level=logging.WARNING, **said, owner=self._contract.owner)
         log_event(log, "batch_closed", batch=claim.batch, files=len(claim.entries), **asdict(claim.counts))
-        return ClosedBatch(claim, new_items)
+        return ClosedBatch(claim, new_items, came_again)
 
     def _append_new_items(self, events: DataFrame, txn: Txn) -> int:
         items = self._tables.items

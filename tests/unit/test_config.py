@@ -103,3 +103,30 @@ def test_a_dump_of_settings_holds_no_password_and_the_settings_still_do() -> Non
 def test_a_wrong_setting_is_named_without_its_password() -> None:
     with pytest.raises(ConfigError, match=r"'mlflow' is 'http://\*\*\*@host:5000'"):
         load_settings([BASE], {"mlflow": SECRET})
+
+
+def test_case_96_a_file_with_a_password_that_others_can_read_is_refused_without_saying_it(tmp_path: Path) -> None:
+    file = write(tmp_path, f"mlflow: {{tracking_uri: '{SECRET}'}}")
+    file.chmod(0o640)
+    with pytest.raises(ConfigError) as caught:
+        load_settings([BASE, file])
+    assert str(caught.value) == f"'{file}' holds secrets and has mode 0640: others can read it. Run: chmod 600 '{file}'"
+    file.chmod(0o600)
+    assert load_settings([BASE, file]).mlflow.tracking_uri == SECRET
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("lineage: {url: 'http://user:secret@host'}", "a user or password has no place here"),
+        ("lineage: {url: 'ftp://host'}", "should begin with http"),
+        ("lineage: {path: 'hdfs://host/events.jsonl'}", "only a local file can be appended to"),
+    ],
+)
+def test_where_run_events_go_is_checked_before_a_job_runs(tmp_path: Path, text: str, reason: str) -> None:
+    file = write(tmp_path, text)
+    file.chmod(0o600)
+    with pytest.raises(ConfigError) as caught:
+        load_settings([BASE, file])
+    assert reason in str(caught.value)
+    assert "secret" not in str(caught.value)

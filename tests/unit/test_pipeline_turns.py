@@ -10,11 +10,13 @@ import pytest
 from jobs import pipeline
 from jobs.pipeline import keep_running, run_once
 from jobs.runner import JobResult
+from recsys import observation
+from recsys.alerts.book import MemoryStore
 from recsys.config import Settings
 from recsys.errors import DataRejectedError, LockedError
 from recsys.ratings.ledger import Seen
 
-NOTHING = cast(Any, None)  # the turns of these tests need no context
+NOTHING = cast(Any, SimpleNamespace(settings=Settings()))  # the turns of these tests need no context
 
 
 def test_before_any_rating_a_turn_is_an_ingestion_that_says_so(
@@ -56,6 +58,7 @@ def run_turns(monkeypatch: pytest.MonkeyPatch, outcomes: list[JobResult | Except
 def test_a_failed_turn_is_reported_and_the_next_one_made(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(observation, "_memory", MemoryStore())
     done = JobResult("row of the table")
     outcomes = [DataRejectedError("too many bad rows"), RuntimeError("lost executor"), LockedError("held"), done]
     result = run_turns(monkeypatch, outcomes)
@@ -67,7 +70,10 @@ def test_a_failed_turn_is_reported_and_the_next_one_made(
         "error: the turn failed: RuntimeError. The log above says where.",
         "waiting: held",
     ]
-    assert [record.message for record in caplog.records] == ["turn_failed"]
+    assert [record.message.split(" says=")[0] for record in caplog.records] == [
+        "turn_failed",
+        "alert_opened kind=failed_run subject=pipeline exit_code=1",
+    ]
     assert "lost executor" in caplog.text
 
 

@@ -1,0 +1,1 @@
+"""What is watched, who is told, and what of it is still open."""

@@ -1,0 +1,1 @@
+"""What a run leaves for other systems: figures for Prometheus, run events for lineage."""
