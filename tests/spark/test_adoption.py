@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -86,6 +86,7 @@ def constraints_of(table: Table) -> dict[str, str]:
 @settings(
     max_examples=4,
     deadline=None,
+    phases=[Phase.explicit, Phase.generate],  # no shrinking: every try is a Spark job of 80 rows
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )
 @given(rows=st.lists(a_row, min_size=80, max_size=80))
