@@ -100,8 +100,7 @@ def drivers(hadoop: Hadoop, world: World) -> Iterator[list[Driver]]:
 
 def landing_of(world: World, tmp_path: Path) -> Path:
     """A landing folder with what the base has taken in."""
-    landing = Path(shutil.copytree(world.folder / "landing", tmp_path / "landing"))
-    return landing
+    return Path(shutil.copytree(world.folder / "landing", tmp_path / "landing"))
 
 
 def wait_for_silence(world: World, root: str) -> None:
