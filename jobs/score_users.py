@@ -61,7 +61,8 @@ def run(context: JobContext, *, reason: str = "score_users", force: bool = False
         made_from = now.model_version, now.table_versions.get(c.THROUGH_BATCH)
         if made_from == (version, through_batch):
             return ScoreReport(now, published=False)
-    tables.generations.read_ahead()
+    for table in (tables.recommendations, tables.generations):
+        table.read_ahead()
     champion = ListModel.from_files(registry.load(version)).listed_as(context.settings.ranking)
     items = read_items(tables.items, versions[tables.items.name])
     if registry.describe(version).table_versions.items() >= versions.items():  # fitted on all that there is

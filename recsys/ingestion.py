@@ -128,7 +128,8 @@ class Ingestion:
             if interrupted:
                 self._files.delete(self._claim_file)
             return []
-        for table in (self._tables.ratings, self._tables.items, self._tables.user_blocks):
+        tables = self._tables
+        for table in (tables.ratings, tables.items, tables.ledger, tables.user_blocks):
             table.read_ahead()  # while the rows are checked
         checked, read = self._check_files(files, claimed_us)
         try:

@@ -8,6 +8,7 @@ from pyspark.sql import SparkSession
 
 from recsys.session import is_one_process
 from recsys.store.files import Files
+from recsys.store.locks import check_held
 
 _FOLDER = "checkpoints"
 
@@ -31,5 +32,14 @@ def keep_checkpoints(spark: SparkSession, warehouse_root: str) -> Iterator[None]
 
 
 def drop_checkpoints(spark: SparkSession, warehouse_root: str) -> bool:
-    """Delete what killed fits left; only under the lock that fits run under. Returns whether there was any."""
-    return Files(spark).delete(f"{warehouse_root}/{_FOLDER}", recursive=True)
+    """Delete what killed fits left; only under the lock that fits run under. Returns whether there was any.
+
+    Raises:
+        LockedError: that lock was lost; nothing is deleted.
+    """
+    files = Files(spark)
+    left = files.list_folders(f"{warehouse_root}/{_FOLDER}")
+    check_held()  # after the look: a fit that begins once the lock is lost has a folder of another name
+    for folder in left:
+        files.delete(folder, recursive=True)
+    return bool(left)

@@ -70,6 +70,13 @@ class Files:
             while entries.hasNext():
                 yield _to_status(entries.next())
 
+    def list_folders(self, folder: str) -> list[str]:
+        """The folders right in a folder; none when that is not there."""
+        fs, jpath = self._open(folder)
+        with _translated(folder):
+            entries = fs.listStatus(jpath) if fs.exists(jpath) else []
+            return [str(entry.getPath().toString()) for entry in entries if entry.isDirectory()]
+
     def read(self, path: str) -> bytes:
         """The bytes of a small file."""
         with self._stream(path) as stream:

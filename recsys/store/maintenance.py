@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 from recsys import columns as c
 from recsys.events import log_event
 from recsys.store.generations import read_history, served_stack
+from recsys.store.locks import check_held
 from recsys.store.tables import Table, Tables
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,17 @@ def drop_old_generations(tables: Tables, keep: int) -> list[int]:
 
 
 def vacuum(spark: SparkSession, tables: Sequence[Table], hours: float) -> None:
-    """Remove files that no version of the last `hours` refers to. A reader that started longer ago fails."""
+    """Remove files that no version of the last `hours` refers to.
+
+    The lists of generations that are kept are never rewritten: whoever reads one of those reads on, whatever the hours.
+    Anybody else who started longer ago fails, and so does a commit under way that has written files for longer.
+
+    Raises:
+        LockedError: the caller's lock was lost; the tables that are left are not touched.
+    """
     with _vacuum_settings(spark, hours):
         for table in tables:
+            check_held()
             DeltaTable.forPath(spark, table.path).vacuum(hours)
 
 

@@ -23,11 +23,19 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from recsys.errors import ConcurrentPromotionError, ConfigError, GateRefusedError, ModelArtifactError, RegistryError
+from recsys.errors import (
+    ConcurrentPromotionError,
+    ConfigError,
+    GateRefusedError,
+    LockedError,
+    ModelArtifactError,
+    RegistryError,
+)
 from recsys.events import log_event
 from recsys.params import without_password
 from recsys.ranking.model import ListModel
-from recsys.store.locks import check_held
+from recsys.store.champions import ChampionMoves
+from recsys.store.locks import MODELS, check_held, held_for
 from recsys.store.params import MlflowParams
 from recsys.store.pause import pause_at
 
@@ -97,6 +105,7 @@ class Registry:
         self._experiment = params.experiment
         local = _local_path(warehouse_root)
         self._root = str(local or warehouse_root)
+        self._warehouse = warehouse_root
         if params.tracking_uri is None and local is None:
             raise ConfigError(
                 f"mlflow.tracking_uri is null, which means SQLite under warehouse.root, but '{warehouse_root}' is not "
@@ -254,8 +263,9 @@ class Registry:
     def promote(self, version: int, expected_champion: int | None) -> int | None:
         """Make a version champion, if the champion still is the one expected.
 
-        MLflow has no compare-and-set: the caller's lock and the check of the old version stand for it. Promoting the
-        champion again only finishes what a killed promotion left. Every attempt is recorded in the version's tags.
+        MLflow has no compare-and-set: the caller's lock and the check of the old version stand for it, and a holder
+        that comes too late gives the alias back (`recsys.store.champions`). Promoting the champion again only finishes
+        what a killed promotion left. Every attempt is recorded in the version's tags.
 
         Args:
             version: The version to promote; its verdict must be ``passed``.
@@ -268,12 +278,17 @@ class Registry:
             GateRefusedError: its verdict is not ``passed``.
             ModelArtifactError: the model does not load or gives no lists.
             ConcurrentPromotionError: the champion is another version.
+            LockedError: the lock on the models was lost meanwhile; the champion is what its new holder made it.
             RegistryError: there is no such version, or the registry cannot be written; the champion stays.
         """
         with self._calls(f"promote version {version}"):
             entry = self._get_version(version)
+            if moves := self._moves():
+                moves.repair()
             champion = self.champion
             if champion == version:
+                if moves:
+                    moves.finish(version)
                 self._finish_promotion(entry)
                 return _int_or_none(entry.tags.get(REPLACES, ""))
             try:
@@ -285,8 +300,13 @@ class Registry:
             if champion is not None:
                 self._client.set_registered_model_alias(self.model, "previous", str(champion))
             pause_at("promote:before_champion")
-            check_held()
-            self._client.set_registered_model_alias(self.model, "champion", str(version))
+            try:
+                self._move_champion(version, champion)
+            except LockedError as err:
+                self._record_attempt(version, expected_champion, champion, f"{type(err).__name__}: {err}")
+                if self.champion != version:
+                    self._client.delete_model_version_tag(self.model, str(version), REPLACES)
+                raise
             self._finish_promotion(entry)
             self._record_attempt(version, expected_champion, champion, "promoted")
             log_event(log, "model_promoted", version=version, replaced=champion)
@@ -308,6 +328,8 @@ class Registry:
         """
         with self._calls(f"roll back to version {version}"):
             entry = self._get_version(version)
+            if moves := self._moves():
+                moves.repair()
             champion = self.champion
             if champion == version:
                 return None
@@ -315,8 +337,7 @@ class Registry:
             self._client.set_model_version_tag(self.model, str(version), VERDICT, PASSED)
             if champion is not None:
                 self._client.set_model_version_tag(self.model, str(champion), VERDICT, ROLLED_BACK)
-            check_held()
-            self._client.set_registered_model_alias(self.model, "champion", str(version))
+            self._move_champion(version, champion)
             before = _int_or_none(entry.tags.get(REPLACES, ""))
             if before in self.versions():
                 self._client.set_registered_model_alias(self.model, "previous", str(before))
@@ -530,6 +551,18 @@ class Registry:
                 f"({tags.get('reasons') or 'no reasons given'}). Champion {champion} stays."
             )
         self.check_model(version)
+
+    def _moves(self) -> ChampionMoves | None:
+        """None without a lock, and so without a token: whoever calls without one sees to it that nobody else does."""
+        lock = held_for(self._warehouse, MODELS)
+        return None if lock is None else ChampionMoves(self._client, self.model, lock)
+
+    def _move_champion(self, version: int, before: int | None) -> None:
+        check_held()
+        if moves := self._moves():
+            moves.move(version, before)
+        else:
+            self._client.set_registered_model_alias(self.model, "champion", str(version))
 
     def _finish_promotion(self, entry: Any) -> None:
         if self.challenger == int(entry.version):

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -363,10 +363,13 @@ class Table:
             yield version, actions
 
     def _rows_written(self, version: int) -> int:
-        return int(self._commit_info(version)["operationMetrics"]["numOutputRows"])
+        actions = self._actions(version) or []
+        if not any("add" in action for action in actions):  # and then Delta counts nothing
+            return 0
+        return int(_info_of(actions)["operationMetrics"]["numOutputRows"])
 
     def _commit_info(self, version: int) -> dict[str, Any]:
-        return next((action["commitInfo"] for action in self._actions(version) or [] if "commitInfo" in action), {})
+        return _info_of(self._actions(version) or [])
 
     def _actions(self, version: int) -> list[dict[str, Any]] | None:
         """What one commit did, from the log (the Delta protocol's own file); None when that is cleaned up."""
@@ -377,8 +380,13 @@ class Table:
         return [json.loads(line) for line in text.splitlines()]
 
 
+def _info_of(actions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a commit says of itself, the same whoever made it."""
+    return next((dict(action["commitInfo"]) for action in actions if "commitInfo" in action), {})
+
+
 def _said(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What one of our commits says of itself, nothing for others'."""
+    """What we wrote into a commit's metadata; nothing of others'."""
     try:
         said = json.loads(info.get("userMetadata", "null"))
     except ValueError:  # others write what they like there
@@ -386,9 +394,9 @@ def _said(info: Mapping[str, Any]) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def _txn_of(actions: list[dict[str, Any]]) -> Txn | None:
+def _txn_of(actions: Sequence[Mapping[str, Any]]) -> Txn | None:
     """The txn that a commit was given."""
-    found = next((_said(action["commitInfo"]).get(_TXN) for action in actions if "commitInfo" in action), None)
+    found = _said(_info_of(actions)).get(_TXN)
     return None if found is None else Txn(*found)
 
 

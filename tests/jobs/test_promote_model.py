@@ -1,6 +1,9 @@
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +19,11 @@ from recsys.config import Settings
 from recsys.errors import ConcurrentPromotionError, GateRefusedError, LockedError
 from recsys.ranking.model import trend_model
 from recsys.session import ROOT
+from recsys.store import champions, locks
+from recsys.store.champions import ChampionMoves
 from recsys.store.files import Files
-from recsys.store.locks import MODELS
-from recsys.store.registry import NOT_JUDGED, PARENT, PASSED, VERDICT, Registry
+from recsys.store.locks import MODELS, Lock
+from recsys.store.registry import ATTEMPT, NOT_JUDGED, PARENT, PASSED, REPLACES, VERDICT, Registry
 from recsys.store.tables import Tables
 from tests.stores import place_empty_store
 
@@ -116,3 +121,89 @@ def test_case_52_of_two_processes_that_promote_at_once_exactly_one_wins_and_both
     assert registry.previous == 1
     recorded = context.tables.job_runs.read().select(c.OUTCOME).collect()
     assert sorted(row[0] for row in recorded) == sorted(outcomes)
+
+
+@dataclass
+class Contested:
+    """A registry whose champion is version 1; 2 and 3 passed against it. This process holds the lock."""
+
+    registry: Registry
+    lock: Lock
+    files: Files
+    root: str
+
+    def let_another_take_over(self, promotes: int | None) -> None:
+        """What another process does that finds the lock abandoned: it takes it and maybe makes a version champion."""
+        later = Lock(self.files, self.root, MODELS, job="successor", expiry_seconds=60.0)
+        later._holder = later._new_holder(self.lock.token + 1)
+        assert self.files.create(later._path(later.token), locks._encode(later._holder))
+        if promotes is not None:
+            client = self.registry._client
+            ChampionMoves(client, self.registry.model, later).move(promotes, 1)
+        later.release()
+
+    @property
+    def outcomes(self) -> list[str]:
+        """Of all attempts to promote version 2, oldest first."""
+        tags = self.registry.describe(2).tags
+        return [json.loads(tags[key])["outcome"] for key in sorted(tags) if key.startswith(ATTEMPT)]
+
+
+@pytest.fixture
+def contested(spark: SparkSession, settings: Settings) -> Iterator[Contested]:
+    place_empty_store(settings.warehouse.root)
+    files, root = Files(spark), Files(spark).resolve(settings.warehouse.root)
+    registry = Registry(settings.mlflow, root)
+    registry.promote(log_fit(registry, "one", parent=None), None)
+    log_fit(registry, "two", parent=1)
+    log_fit(registry, "three", parent=1)
+    with Lock(files, root, MODELS, job="sleeper", expiry_seconds=60.0) as lock:
+        yield Contested(registry, lock, files, root)
+
+
+@pytest.mark.parametrize(("theirs", "stays"), [(3, 3), (2, 2), (None, 1)])
+def test_cases_23_52_a_promotion_that_wakes_up_after_a_take_over_gives_the_alias_back_and_is_recorded(
+    contested: Contested, monkeypatch: pytest.MonkeyPatch, theirs: int | None, stays: int
+) -> None:
+    """MLflow takes the last write of an alias, so this one cannot be refused: it is taken back."""
+
+    def sleep(point: str) -> None:
+        assert point == "champion:before_alias"
+        monkeypatch.setattr(champions, "pause_at", lambda point: None)
+        contested.let_another_take_over(theirs)
+
+    monkeypatch.setattr(champions, "pause_at", sleep)
+    with pytest.raises(LockedError, match="another job has taken it"):
+        contested.registry.promote(2, 1)
+    assert (contested.registry.champion, contested.registry.previous) == (stays, 1)
+    assert [outcome.partition(":")[0] for outcome in contested.outcomes] == ["LockedError"]
+    assert (REPLACES in contested.registry.describe(2).tags) == (stays == 2)
+
+
+def test_case_52_an_alias_that_was_moved_too_late_by_one_who_died_is_repaired_by_the_next_promotion(
+    contested: Contested, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep_and_die(point: str) -> None:
+        monkeypatch.undo()
+        contested.let_another_take_over(3)
+        contested.registry._client.set_registered_model_alias(contested.registry.model, "champion", "2")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(champions, "pause_at", sleep_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        contested.registry.promote(2, 1)
+    assert contested.registry.champion == 2, "the late write came last"
+    contested.lock.release()
+    files, root = contested.files, contested.root
+    with Lock(files, root, MODELS, job="next", expiry_seconds=60.0), pytest.raises(ConcurrentPromotionError):
+        contested.registry.promote(2, 1)
+    assert contested.registry.champion == 3
+
+
+def test_an_alias_that_a_person_moved_stays_where_it_is(contested: Contested) -> None:
+    registry = contested.registry
+    registry.promote(2, 1)
+    registry._client.set_registered_model_alias(registry.model, "champion", "1")
+    with pytest.raises(GateRefusedError):
+        registry.promote(log_fit(registry, "four", parent=1, verdict=NOT_JUDGED), 1)
+    assert registry.champion == 1
