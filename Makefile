@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-cluster cluster-up cluster-down lint format lock bench bench-netflix clean
+.PHONY: help setup demo demo-cluster test test-unit test-cluster cluster-up cluster-down lint format lock bench bench-netflix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,6 +17,10 @@ $(READY): requirements/dev.txt requirements/jars.sha256 setup.cfg tools/setup.sh
 
 demo: $(READY) ## the whole loop on real ratings, in a few minutes
 	@$(BIN)/python demo/run.py
+
+MLFLOW ?=
+demo-cluster: $(READY) ## the same on HDFS and YARN: make demo-cluster MLFLOW=http://host:port; needs HADOOP_CONF_DIR
+	@$(BIN)/python demo/cluster.py --tracking-uri "$(MLFLOW)"
 
 test: $(READY) ## all tests, two processes at a time (-n in the Makefile)
 	@$(BIN)/python -m pytest tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
@@ -47,6 +51,8 @@ lock: $(READY) ## resolve requirements/*.txt afresh from setup.cfg
 	@for extra in runtime serving dev bench; do \
 	  $(BIN)/uv pip compile -q setup.cfg --extra $$extra --generate-hashes --python-version 3.11 \
 	    --no-header --no-annotate --upgrade -o requirements/$$extra.txt; done
+	@$(BIN)/uv pip compile -q requirements/airflow.in --generate-hashes --python-version 3.11 \
+	  --no-header --no-annotate --upgrade -o requirements/airflow.txt
 
 # The rivals have an environment of their own: what they need must not decide what the jobs run with.
 BENCH := build/bench-venv
