@@ -19,7 +19,6 @@ from tests.jobs.pauses import Pauses
 _EXECUTOR: Final = "org.apache.spark.executor.YarnCoarseGrainedExecutorBackend"
 _DRIVER: Final = "org.apache.spark.deploy.yarn.ApplicationMaster"
 _WAIT_SECONDS: Final = 300.0
-PREEMPTED: Final = -102  # ContainerExitStatus.PREEMPTED
 
 
 class Application:
@@ -169,6 +168,30 @@ def occupy(hadoop: Hadoop, queue: str, memory_mb: int) -> str:
     }
     ask(hadoop, "/ws/v1/cluster/apps", request, method="POST")
     return str(new)
+
+
+@contextmanager
+def enforced_memory(hadoop: Hadoop) -> Iterator[None]:
+    """The NodeManager, restarted, ends containers that take more memory than they were given; it looks twice a second.
+
+    Not for all tests: their containers are small, and processes of this machine share it.
+    """
+    site, check = hadoop.conf / "yarn-site.xml", "<name>yarn.nodemanager.pmem-check-enabled</name>"
+    before = site.read_text()
+    interval = "<property><name>yarn.nodemanager.container-monitor.interval-ms</name><value>500</value></property>"
+    after = before.replace(f"{check}<value>false</value>", f"{check}<value>true</value>")
+    assert after != before
+    try:
+        _restart_node(hadoop, after.replace("</configuration>", f"{interval}</configuration>"))
+        yield
+    finally:
+        _restart_node(hadoop, before)
+
+
+def _restart_node(hadoop: Hadoop, site: str) -> None:
+    (hadoop.conf / "yarn-site.xml").write_text(site)
+    hadoop.kill("nodemanager")
+    hadoop.restart("nodemanager")
 
 
 def ask(hadoop: Hadoop, path: str, content: Mapping[str, Any] | None = None, *, method: str = "GET") -> Any:

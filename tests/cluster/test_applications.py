@@ -9,7 +9,7 @@ from pyspark.sql import Row, SparkSession
 
 from jobs import ingest_ratings, pipeline, promote_model, score_users, train_model
 from recsys import columns as c
-from tests.cluster.applications import PREEMPTED, end, has_processes, occupy, started, wait_for
+from tests.cluster.applications import ask, end, enforced_memory, has_processes, occupy, started, wait_for
 from tests.cluster.hadoop import Hadoop
 from tests.cluster.undisturbed import Warehouse, World, read_once, watch
 from tests.jobs.fingerprint import INGESTED, PUBLISHED, hash_models, hash_tables
@@ -152,9 +152,8 @@ def test_case_83_a_preempted_driver_is_started_again_and_that_is_no_failure(
         application.pauses.go_on()
         ended = application.result()
         assert ended.code == 0, ended.err
-        preempted, second = sorted(application.attempts(), key=lambda attempt: int(attempt["id"]))
-        assert f"exitCode: {PREEMPTED}" in preempted["diagnosticsInfo"]
-        assert second["appAttemptState"] == "FINISHED"
+        assert len(application.attempts()) == 2
+        assert ask(hadoop, f"/ws/v1/cluster/apps/{application.id}")["app"]["numAMContainerPreempted"] == 1
     assert world.fingerprint(warehouse) == world.holds
     assert set(seen) <= set(world.generations)
 
@@ -174,6 +173,37 @@ def test_case_84_executors_lost_again_and_again_end_the_application_with_a_word_
     assert "Max number of executor failures (3) reached" in ended.err
     assert "'Lost executor' in the driver's log says why" in ended.err
     assert read_once(warehouse.root) == world.generations[0]
+
+    assert pipeline.main(warehouse.words()) == 0
+    assert world.fingerprint(warehouse) == world.holds
+
+
+def test_case_88_a_container_that_needs_more_memory_than_it_has_ends_the_job_with_the_setting_to_raise(
+    spark: SparkSession, hadoop: Hadoop, world: World, tmp_path: Path
+) -> None:
+    """The heap is touched from the start, and 256 MB beside it are too little for JVM and Python."""
+    warehouse = world.copy()
+    conf = {
+        "spark.executor.memoryOverhead": "256m",
+        "spark.executor.extraJavaOptions": "-Xms512m -XX:+AlwaysPreTouch -Djava.net.preferIPv4Stack=true",
+        "spark.executor.maxNumFailures": "20",
+        "spark.task.maxFailures": "2",
+        "spark.yarn.maxAppAttempts": "1",
+        "spark.driver.memoryOverhead": "1g",
+    }
+    with (
+        enforced_memory(hadoop),
+        started(hadoop, "pipeline", warehouse.words(), tmp_path, conf=conf) as application,
+    ):
+        ended = application.result()
+    advice = "raise spark.executor.memoryOverhead"
+    assert ended.code == 1
+    assert advice in ended.err
+    assert read_once(warehouse.root) == world.generations[0]
+    failed = runs_of(spark, warehouse)["pipeline"]
+    assert failed[c.EXIT_CODE] == 1
+    assert "exceeding physical memory limits" in failed[c.MESSAGE]
+    assert advice in failed[c.MESSAGE]
 
     assert pipeline.main(warehouse.words()) == 0
     assert world.fingerprint(warehouse) == world.holds

@@ -100,7 +100,7 @@ class World:
         """A copy of a warehouse as it is now; without one, of the world before its second turn."""
         origin, made = origin or self.begun, self._warehouse()
         hadoop: Any = self._spark._jvm.org.apache.hadoop.fs  # type: ignore[union-attr]
-        conf: Any = self._spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+        conf: Any = self._spark.sparkContext._jsc.hadoopConfiguration()
         source, target = hadoop.Path(origin.root), hadoop.Path(made.root)
         fs = source.getFileSystem(conf)
         assert hadoop.FileUtil.copy(fs, source, fs, target, False, conf)
