@@ -9,7 +9,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from recsys import columns as c
 from recsys.config import Settings, load_settings
 from recsys.errors import LockedError, RecsysError, UsageError
 from recsys.events import log_event
+from recsys.failures import describe_failure
 from recsys.ingestion import check_sources
-from recsys.params import without_password
+from recsys.losses import Losses
 from recsys.ratings.contract import load_contract
 from recsys.schemas import JOB_RUNS
 from recsys.session import ROOT, start_session
@@ -199,12 +200,13 @@ def perform(
         RecsysError: as the body raises it, after the run has been recorded.
     """
     started, clock = datetime.now(UTC), time.monotonic()
+    before = Losses.of(context.spark)
     try:
         with context.runs.one_deeper(), hold_locks(context, locks, holder=name):
             result = body(context)
     except BaseException as err:
         code = err.exit_code if isinstance(err, RecsysError) else 1
-        failed = JobResult(_first_line(err))
+        failed = JobResult(describe_failure(err), _count_losses(context, before))
         _add_run(context, name, failed, (type(err).__name__, code), started, time.monotonic() - clock)
         if isinstance(err, Exception):  # whoever interrupts does not wait for a commit: the next one has this row
             try:
@@ -213,6 +215,7 @@ def perform(
                 log.exception("job_run_not_recorded job=%s", name)  # the job's own error matters more
         raise
     seconds = time.monotonic() - clock
+    result = replace(result, counts={**result.counts, **_count_losses(context, before)})
     ended = (result.outcome, 0) if result.refusal is None else (type(result.refusal).__name__, result.refusal.exit_code)
     _add_run(context, name, result, ended, started, seconds)
     _write_runs(context)
@@ -266,7 +269,7 @@ def _run_to_its_end(name: str, body: Callable[[], JobResult]) -> Ending:
         return Ending(err.exit_code, error=f"error: {err}")
     except Exception as err:  # the top of the job: logged once, here
         log.exception("job_failed job=%s", name)
-        error = f"error: {name} failed: {type(err).__name__}: {_first_line(err)}. The log above says where."
+        error = f"error: {name} failed: {describe_failure(err)} The log above says where."
         return Ending(1, error=error, trace=traceback.format_exc().strip())
     if result.refusal is None:
         return Ending(0, result.message)
@@ -301,6 +304,13 @@ def _write_runs(context: JobContext) -> None:
         context.tables.job_runs.append(context.spark.createDataFrame(rows, JOB_RUNS).coalesce(1))
 
 
-def _first_line(err: BaseException) -> str:
-    lines = without_password(str(err)).strip().splitlines()
-    return lines[0] if lines else type(err).__name__
+def _count_losses(context: JobContext, before: Losses | None) -> dict[str, int]:
+    """What the cluster lost since then; nothing on one machine, and nothing when Spark itself has ended."""
+    if before is None:
+        return {}
+    try:
+        now = Losses.of(context.spark)
+    except Exception:  # the driver's JVM is gone, and the job's own error says more
+        log.exception("losses_not_counted")
+        return {}
+    return {} if now is None else now.since(before)

@@ -27,6 +27,7 @@ from recsys.session import ROOT
 from recsys.store.checkpoints import keep_checkpoints
 from recsys.store.items import read_items
 from recsys.store.locks import MODELS
+from recsys.store.pause import pause_at
 from recsys.store.registry import NOT_JUDGED, PARENT, PASSED, TABLE_VERSION, VERDICT, Registry
 from recsys.store.tables import Tables
 from recsys.training import Training, TrainingData, train
@@ -86,11 +87,20 @@ def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) 
         checkpoints = keep_checkpoints(context.spark, context.tables.root)
         with Figures(context.settings.evaluation.k) as figures, checkpoints:
             old = champion.model if champion else None
-            training = train(data, context.settings, policy, old, say=say, on_judgement=figures.begin)
+            training = train(
+                data,
+                context.settings,
+                policy,
+                old,
+                say=say,
+                on_judgement=figures.begin,
+                on_sweep=lambda _: pause_at("train:after_sweep"),
+            )
             if training is None:
                 return TrainReport("fold-in", why_not_judged(policy), None, False, "no fit", "", 0, {})
             drawn = figures.finish(training)
         logged = log_training(registry, key, training, drawn, context.settings, policy, versions, champion)
+        pause_at("train:after_version")
     entry = registry.describe(logged)
     report = TrainReport(**{**json.loads(entry.tags[REPORT]), "version": logged})
     if report.promoted and entry.verdict != PASSED:  # found from an earlier run, and rolled back since

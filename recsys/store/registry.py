@@ -287,6 +287,7 @@ class Registry:
             pause_at("promote:before_champion")
             check_held()
             self._client.set_registered_model_alias(self.model, "champion", str(version))
+            pause_at("promote:after_champion")
             self._finish_promotion(entry)
             self._record_attempt(version, expected_champion, champion, "promoted")
             log_event(log, "model_promoted", version=version, replaced=champion)
