@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from recsys import columns as c
 from recsys.config import Settings, load_settings
-from recsys.errors import LockedError, RecsysError, UsageError
+from recsys.errors import LockedError, RecsysError, StorageError, UsageError
 from recsys.events import log_event
 from recsys.failures import describe_failure
 from recsys.ingestion import check_sources
@@ -26,6 +26,7 @@ from recsys.losses import Losses
 from recsys.ratings.contract import load_contract
 from recsys.schemas import JOB_RUNS
 from recsys.session import ROOT, start_session
+from recsys.store.faults import explain, told_in_one_line
 from recsys.store.files import Files
 from recsys.store.locks import Lock
 from recsys.store.outcome import Ending, hand_over, yarn_attempt
@@ -202,7 +203,7 @@ def perform(
     started, clock = datetime.now(UTC), time.monotonic()
     before = Losses.of(context.spark)
     try:
-        with context.runs.one_deeper(), hold_locks(context, locks, holder=name):
+        with context.runs.one_deeper(), told_in_one_line(), hold_locks(context, locks, holder=name):
             result = body(context)
     except BaseException as err:
         code = err.exit_code if isinstance(err, RecsysError) else 1
@@ -211,8 +212,9 @@ def perform(
         if isinstance(err, Exception):  # whoever interrupts does not wait for a commit: the next one has this row
             try:
                 _write_runs(context)
-            except Exception:
-                log.exception("job_run_not_recorded job=%s", name)  # the job's own error matters more
+            except Exception as lost:  # the job's own error matters more
+                why = describe_failure(explain(lost) or lost)
+                log_event(log, "job_run_not_recorded", level=logging.ERROR, job=name, error=why)
         raise
     seconds = time.monotonic() - clock
     result = replace(result, counts={**result.counts, **_count_losses(context, before)})
@@ -238,8 +240,16 @@ def hold_locks(context: JobContext, names: Sequence[str], *, holder: str) -> Ite
         for name in names:
             lock = Lock(context.files, warehouse.root, name, job=holder, expiry_seconds=warehouse.lock_expiry_seconds)
             _take(lock, patience)
-            stack.callback(lock.release)
+            stack.callback(_give_back, lock)
         yield
+
+
+def _give_back(lock: Lock) -> None:
+    """Release a lock. Where the file system does not take that, it expires: how the job ended matters more."""
+    try:
+        lock.release()
+    except (StorageError, OSError) as err:
+        log_event(log, "lock_not_given_back", level=logging.WARNING, lock=lock.name, error=str(err))
 
 
 def _take(lock: Lock, patience: float) -> None:
@@ -264,7 +274,8 @@ def configure_logging(*, verbose: bool = False) -> None:
 def _run_to_its_end(name: str, body: Callable[[], JobResult]) -> Ending:
     """Run the body; whatever happens there becomes an exit code and a line."""
     try:
-        result = body()
+        with told_in_one_line():
+            result = body()
     except RecsysError as err:
         return Ending(err.exit_code, error=f"error: {err}")
     except Exception as err:  # the top of the job: logged once, here

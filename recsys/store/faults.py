@@ -40,7 +40,7 @@ _FAULTS: Final = (
         + _RERUN,
     ),
     _Fault(
-        re.compile(r"(?P<where>[^\n]*?)(?:java\.io\.IOException: )?No space left on device"),
+        re.compile(r"No space left on device"),
         StorageError,
         "no space is left on a disk of this machine. Free some, or give Spark another scratch folder "
         "(spark.local.dir). " + _RERUN,
@@ -87,8 +87,8 @@ _FAULTS: Final = (
     _Fault(
         re.compile(r"FAILED_READ_FILE\.FILE_NOT_EXIST\] Encountered error while reading file (?P<path>\S+?)\. "),
         TableDamagedError,
-        "'{path}' is gone, which a table consists of. Nothing was published. Put the file back, or bring its table back "
-        "(docs/cluster.md, A file of a table is gone), then run the job again.",
+        "'{path}' is gone, and a table needs it: somebody deleted it. Nothing was made from what is left. Put it back "
+        "from HDFS's trash, a snapshot or a backup, then run the job again.",
     ),
     _Fault(
         re.compile(

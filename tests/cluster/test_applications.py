@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 from pyspark.sql import Row, SparkSession
 
 from jobs import ingest_ratings, pipeline, promote_model, score_users, train_model
@@ -36,12 +35,6 @@ POINTS: Final[dict[str, Main]] = {
     "publish:after_lists": score_users.main,
     "score:after_publish": score_users.main,
 }
-
-
-@pytest.fixture(scope="module")
-def world(spark: SparkSession, hadoop: Hadoop, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """One world for all tests here; each works on a copy."""
-    return World(spark, hadoop.fs, tmp_path_factory.mktemp("world"))
 
 
 def runs_of(spark: SparkSession, warehouse: Warehouse) -> dict[str, Row]:
