@@ -10,9 +10,11 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -20,14 +22,16 @@ from pyspark.sql import SparkSession
 from recsys import columns as c
 from recsys.alerts.channels import check_channels, read_channels
 from recsys.config import Settings, load_settings
-from recsys.errors import LockedError, RecsysError, UsageError
+from recsys.errors import LockedError, RecsysError, StorageError, UsageError
 from recsys.events import log_event
+from recsys.failures import describe_failure
 from recsys.ingestion import check_sources
+from recsys.losses import Losses
 from recsys.observation import observe_end, observe_start, observe_stray_error
-from recsys.params import without_password
 from recsys.ratings.contract import load_contract
 from recsys.schemas import JOB_RUNS
 from recsys.session import ROOT, start_session
+from recsys.store.faults import explain, told_in_one_line
 from recsys.store.files import Files
 from recsys.store.locks import Lock
 from recsys.store.outcome import Ending, hand_over, yarn_attempt
@@ -218,22 +222,25 @@ def perform(
     """
     started, clock, run_id, parent = datetime.now(UTC), time.monotonic(), uuid.uuid4().hex, context.runs.parent
     observe_start(context, name, run_id, parent)
+    before = Losses.of(context.spark)
     try:
-        with context.runs.one_deeper(name, run_id), hold_locks(context, locks, holder=name):
+        with context.runs.one_deeper(name, run_id), told_in_one_line(), hold_locks(context, locks, holder=name):
             result = body(context)
     except BaseException as err:
         code = err.exit_code if isinstance(err, RecsysError) else 1
-        failed = JobResult(_first_line(err))
+        failed = JobResult(describe_failure(err), _count_losses(context, before))
         ended = type(err).__name__, code
         row = _add_run(context, run_id, name, failed, ended, started, time.monotonic() - clock)
         if isinstance(err, Exception):  # whoever interrupts does not wait for a commit: the next one has this row
             try:
                 _write_runs(context)
-            except Exception:
-                log.exception("job_run_not_recorded job=%s", name)  # the job's own error matters more
+            except Exception as lost:  # the job's own error matters more
+                why = describe_failure(explain(lost) or lost)
+                log_event(log, "job_run_not_recorded", level=logging.ERROR, job=name, error=why)
             observe_end(context, row, parent, err)
         raise
     seconds = time.monotonic() - clock
+    result = replace(result, counts={**result.counts, **_count_losses(context, before)})
     ended = (result.outcome, 0) if result.refusal is None else (type(result.refusal).__name__, result.refusal.exit_code)
     row = _add_run(context, run_id, name, result, ended, started, seconds)
     _write_runs(context)
@@ -258,8 +265,18 @@ def hold_locks(context: JobContext, names: Sequence[str], *, holder: str) -> Ite
             expiry, fence = warehouse.lock_expiry_seconds, context.tables.fence
             lock = Lock(context.files, warehouse.root, name, job=holder, expiry_seconds=expiry, fence=fence)
             _take(lock, patience)
-            stack.push(lock)
+            stack.push(partial(_give_back, lock))
         yield
+
+
+def _give_back(
+    lock: Lock, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+) -> None:
+    """Release a lock. Where the file system does not take that, it expires: how the job ended matters more."""
+    try:
+        lock.__exit__(kind, err, trace)
+    except (StorageError, OSError) as lost:
+        log_event(log, "lock_not_given_back", level=logging.WARNING, lock=lock.name, error=str(lost))
 
 
 def _take(lock: Lock, patience: float) -> None:
@@ -284,12 +301,13 @@ def configure_logging(*, verbose: bool = False) -> None:
 def _run_to_its_end(name: str, body: Callable[[], JobResult]) -> Ending:
     """Run the body; whatever happens there becomes an exit code and a line."""
     try:
-        result = body()
+        with told_in_one_line():
+            result = body()
     except RecsysError as err:
         return Ending(err.exit_code, error=f"error: {err}")
     except Exception as err:  # the top of the job: logged once, here
         log.exception("job_failed job=%s", name)
-        error = f"error: {name} failed: {type(err).__name__}: {_first_line(err)}. The log above says where."
+        error = f"error: {name} failed: {describe_failure(err)} The log above says where."
         return Ending(1, error=error, trace=traceback.format_exc().strip())
     if result.refusal is None:
         return Ending(0, result.message)
@@ -331,6 +349,13 @@ def _write_runs(context: JobContext) -> None:
         context.tables.job_runs.append(context.spark.createDataFrame(rows, JOB_RUNS).coalesce(1))
 
 
-def _first_line(err: BaseException) -> str:
-    lines = without_password(str(err)).strip().splitlines()
-    return lines[0] if lines else type(err).__name__
+def _count_losses(context: JobContext, before: Losses | None) -> dict[str, int]:
+    """What the cluster lost since then; nothing on one machine, and nothing when Spark itself has ended."""
+    if before is None:
+        return {}
+    try:
+        now = Losses.of(context.spark)
+    except Exception:  # the driver's JVM is gone, and the job's own error says more
+        log.exception("losses_not_counted")
+        return {}
+    return {} if now is None else now.since(before)

@@ -19,6 +19,7 @@ from recsys.schemas import RECOMMENDATIONS
 from recsys.store.generations import Generation, current, next_generation, publish, write_lists
 from recsys.store.items import Items, read_items
 from recsys.store.locks import LISTS
+from recsys.store.pause import pause_at
 from recsys.store.registry import Registry
 
 
@@ -78,10 +79,11 @@ def run(context: JobContext, *, reason: str = "score_users", force: bool = False
     )
     lists = score_blocks(split, model, items.available, generation)
     fallback = context.spark.createDataFrame([fallback_row(model, items.available, generation)], RECOMMENDATIONS)
+    pause_at("score:before_lists")
     written = write_lists(tables, generation, lists.unionByName(fallback))
-    return ScoreReport(
-        publish(tables, written, version, {**versions, c.THROUGH_BATCH: through_batch}, reason), published=True
-    )
+    entry = publish(tables, written, version, {**versions, c.THROUGH_BATCH: through_batch}, reason)
+    pause_at("score:after_publish")
+    return ScoreReport(entry, published=True)
 
 
 def refresh_model(model: ListModel, blocks: DataFrame, items: Items) -> ListModel:

@@ -17,7 +17,7 @@ from recsys.als.fit import SweepReport
 from recsys.als.plan import Around, Speed, Statistics, TrainingPlan, measure_speed, plan_training
 from recsys.als.policy import Change, Policy, choose_policy, why_not_judged
 from recsys.config import Settings
-from recsys.errors import GateRefusedError, NothingToTrainError
+from recsys.errors import GateRefusedError, NothingToTrainError, RegistryError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, POPULARITY, RECENT_POPULARITY, Judgement
 from recsys.evaluation.report import draw_learning_curve, draw_metric_by_activity
 from recsys.ingestion import find_reflected, read_ledger
@@ -27,8 +27,10 @@ from recsys.session import ROOT
 from recsys.store.checkpoints import keep_checkpoints
 from recsys.store.items import read_items
 from recsys.store.locks import MODELS
+from recsys.store.pause import pause_at
 from recsys.store.registry import NOT_JUDGED, PARENT, PASSED, TABLE_VERSION, VERDICT, Registry
 from recsys.store.tables import Tables
+from recsys.store.unlogged import Fit, drop_kept_fits, find_kept_fit, keep_fit
 from recsys.training import Training, TrainingData, train
 
 THROUGH_BATCH = "through_batch"  # tag of a version: the newest batch its blocks held
@@ -83,14 +85,29 @@ def run(context: JobContext, *, say: Callable[[str], None] = lambda line: None) 
     key = fit_key(context.settings, policy, versions, champion)
     logged = registry.find_fit(key)
     if logged is None:
+        kept = find_kept_fit(context.files, context.tables.root, key)
+        if kept is not None:
+            say("logging the fit that an earlier run made")
+            logged = log_fit(context, registry, key, kept)
+    if logged is None:
         checkpoints = keep_checkpoints(context.spark, context.tables.root)
         with Figures(context.settings.evaluation.k) as figures, checkpoints:
             old = champion.model if champion else None
-            training = train(data, context.settings, policy, old, say=say, on_judgement=figures.begin)
+            training = train(
+                data,
+                context.settings,
+                policy,
+                old,
+                say=say,
+                on_judgement=figures.begin,
+                on_sweep=lambda _: pause_at("train:after_sweep"),
+            )
             if training is None:
                 return TrainReport("fold-in", why_not_judged(policy), None, False, "no fit", "", 0, {})
             drawn = figures.finish(training)
-        logged = log_training(registry, key, training, drawn, context.settings, policy, versions, champion)
+        made = describe_fit(training, drawn, context.settings, policy, versions, champion)
+        logged = log_fit(context, registry, key, made)
+        pause_at("train:after_version")
     entry = registry.describe(logged)
     report = TrainReport(**{**json.loads(entry.tags[REPORT]), "version": logged})
     if report.promoted and entry.verdict != PASSED:  # found from an earlier run, and rolled back since
@@ -189,21 +206,35 @@ def fit_key(settings: Settings, policy: Policy, versions: dict[str, int], champi
     return sha256(json.dumps(made_from).encode()).hexdigest()[:24]
 
 
-def log_training(
-    registry: Registry,
-    key: str,
+def log_fit(context: JobContext, registry: Registry, key: str, fit: Fit) -> int:
+    """Register a fit and return its version; one that the registry does not take is kept for the next run.
+
+    Raises:
+        RegistryError: it was not taken; says where it is kept.
+    """
+    files, root = context.files, context.tables.root
+    try:
+        version = registry.log_fit(fit_key=key, **vars(fit))
+    except RegistryError as err:
+        folder = keep_fit(files, root, key, fit)
+        raise RegistryError(f"{err} The fit is kept in '{folder}' and will not be made again.") from err
+    drop_kept_fits(files, root)
+    return version
+
+
+def describe_fit(
     training: Training,
     figures: dict[str, bytes],
     settings: Settings,
     policy: Policy,
     versions: dict[str, int],
     champion: Champion | None,
-) -> int:
-    """Log the fit with parameters, a metric per sweep, figures and tags; returns the registered version."""
+) -> Fit:
+    """The fit as it is logged: the model's files, figures, parameters, a metric per sweep, and tags."""
     report = report_training(training, policy)
-    return registry.log_fit(
-        training.model.to_files(),
-        fit_key=key,
+    return Fit(
+        files=training.model.to_files(),
+        figures=figures,
         params={
             **{f"als.{name}": value for name, value in settings.als.model_dump().items()},
             **{f"ranking.{name}": value for name, value in training.model.ranking.model_dump().items()},
@@ -211,7 +242,6 @@ def log_training(
         },
         sweeps=[{"loss": s.loss, "metric": s.metric, "seconds": s.seconds} for s in training.sweeps],
         metrics=report.scores,
-        figures=figures,
         tags={
             VERDICT: PASSED if training.verdict.promoted else training.verdict.outcome,
             "reasons": report.reasons,

@@ -20,6 +20,7 @@ from launch.options import USAGE, Options, list_jobs, parse_options
 from launch.package import write_package
 from launch.secrets import secret_properties
 from launch.staging import stage
+from recsys.advice import advise
 from recsys.errors import ConfigError, RecsysError
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -134,8 +135,9 @@ def _end(returned: int, reader: Reader, plan: YarnPlan, hadoop: Hadoop, hadoop_c
         hadoop.remove(plan.outcome)
     if ending.exit_code != 1 or (outcome is not None and outcome.trace):
         return ending
-    log = _driver_log(reader.application, hadoop, hadoop_conf)
-    return Ending(ending.exit_code, ending.message, (*log, *ending.errors))
+    said = (*_driver_log(reader.application, hadoop, hadoop_conf), *ending.errors)
+    advice = advise("\n".join(said))
+    return Ending(ending.exit_code, ending.message, said if advice is None else (*said, advice))
 
 
 def _driver_log(application: str, hadoop: Hadoop, hadoop_conf: HadoopConf) -> tuple[str, ...]:

@@ -75,3 +75,11 @@ class RegistryError(RecsysError):
 
 class PublicationError(RecsysError):
     """There is no generation to read or to go back to, or its lists are incomplete."""
+
+
+class StorageError(RecsysError):
+    """The file system is away, full or closed for writing; what was not committed is not visible."""
+
+
+class TableDamagedError(RecsysError):
+    """Files that a table consists of are gone or cannot be read; nothing was made from what is left."""

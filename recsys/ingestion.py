@@ -23,7 +23,7 @@ from recsys import schemas
 from recsys.adoption import adopt_contract, keeps_events, register_consumer
 from recsys.blocks.update import update_blocks
 from recsys.config import Settings
-from recsys.errors import DataRejectedError, SourceChangedError, UsageError
+from recsys.errors import DataRejectedError, SourceChangedError, StorageError, UsageError
 from recsys.events import log_event
 from recsys.landed_files import LandedFiles
 from recsys.ratings.contract import RatingsContract, load_contract
@@ -48,6 +48,7 @@ from recsys.ratings.validate import (
     mark_duplicates,
 )
 from recsys.session import ROOT
+from recsys.store.faults import explain
 from recsys.store.files import Files
 from recsys.store.items import read_items
 from recsys.store.pause import pause_at
@@ -312,8 +313,12 @@ def find_unreadable(files: Sequence[LandedFile], err: Py4JJavaError) -> LandedFi
 
     Raises:
         SourceChangedError: it is not there any more.
+        RecsysError: the file system is away, or closed to this user: nothing is wrong with the file.
         Py4JJavaError: the scan failed for another reason.
     """
+    told = explain(err)
+    if isinstance(told, StorageError | UsageError):
+        raise told from err
     found = re.search(r"\[(FAILED_READ_FILE[.\w]*)\] Encountered error while reading file (\S+?)\.(?: |$)", str(err))
     if found is None:
         raise err

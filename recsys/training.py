@@ -40,6 +40,7 @@ from recsys.ranking.params import RankingParams
 ITEM_MEAN = "item mean"
 
 Say = Callable[[str], None]
+OnSweep = Callable[[SweepReport], None]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def train(
     *,
     say: Say = lambda line: None,
     on_judgement: Callable[[tuple[SweepReport, ...], Judgement], None] = lambda sweeps, judgement: None,
+    on_sweep: OnSweep = lambda sweep: None,
 ) -> Training | None:
     """Fit a candidate, judge it on events that neither it nor the champion was fitted on, and refit if it passed.
 
@@ -113,6 +115,7 @@ def train(
         champion: the model to compare with, and for a warm fit to go on from.
         say: told what happens, for people who watch.
         on_judgement: given the candidate's sweeps and the judgement when they are known, before the refit.
+        on_sweep: given every sweep of the candidate and of the refit when it is done.
 
     Returns:
         None when there is a champion and nothing newer than what it knows: no candidate could be compared with it.
@@ -141,7 +144,7 @@ def train(
             judgement, verdict, factors = None, decide([], settings.gate), start.factors
         else:
             say(f"fitting the candidate ({policy.name}: {policy.why})")
-            candidate, sweeps = _fit_candidate(split, data, settings, start, known, n_held)
+            candidate, sweeps = _fit_candidate(split, data, settings, start, known, n_held, on_sweep)
             say("judging it against the champion and popularity")
             contenders = _contenders(split, data, settings, candidate, champion, known)
             judgement = judge(split, contenders, settings.evaluation, n_held_users=n_held)
@@ -152,7 +155,7 @@ def train(
                 return Training(candidate, verdict, judgement, sweeps, start.n_sweeps + len(sweeps))
             factors = candidate.factors
     say("refitting on everything")
-    model, refit_sweeps = _refit(data, settings, start, factors, times.newest)
+    model, refit_sweeps = _refit(data, settings, start, factors, times.newest, on_sweep)
     n_sweeps = start.n_sweeps + len(sweeps) + len(refit_sweeps)
     return Training(model, verdict, judgement, sweeps or refit_sweeps, n_sweeps)
 
@@ -200,7 +203,13 @@ def _tune(data: TrainingData, settings: Settings, times: Timeline, cutoff: int, 
 
 
 def _fit_candidate(
-    split: DataFrame, data: TrainingData, settings: Settings, start: _Start, known: _Known, n_held: int
+    split: DataFrame,
+    data: TrainingData,
+    settings: Settings,
+    start: _Start,
+    known: _Known,
+    n_held: int,
+    on_sweep: OnSweep,
 ) -> tuple[ListModel, tuple[SweepReport, ...]]:
     """Fit on what is older than the holdout; after every sweep the factors alone are measured on it."""
 
@@ -216,6 +225,7 @@ def _fit_candidate(
         start=start.factors,
         measure=measure,
         max_sweeps=_max_sweeps(settings, start.factors),
+        on_sweep=on_sweep,
     )
     return _list_model(data, start, fitted.model, known, trained_through_us=known.as_of_us - 1), fitted.sweeps
 
@@ -246,7 +256,12 @@ def _contenders(
 
 
 def _refit(
-    data: TrainingData, settings: Settings, start: _Start, factors: FactorModel | None, newest: int
+    data: TrainingData,
+    settings: Settings,
+    start: _Start,
+    factors: FactorModel | None,
+    newest: int,
+    on_sweep: OnSweep,
 ) -> tuple[ListModel, tuple[SweepReport, ...]]:
     """Go on from the judged factors with all events."""
     known = _count_known(data, newest + 1, [start.ranking.trend_half_life_days])
@@ -257,6 +272,7 @@ def _refit(
             settings.als,
             start=factors,
             max_sweeps=_max_sweeps(settings, factors),
+            on_sweep=on_sweep,
         )
     return _list_model(data, start, fitted.model, known, trained_through_us=newest), fitted.sweeps
 

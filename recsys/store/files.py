@@ -17,6 +17,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
+from recsys.store.faults import explain
+
 
 @dataclass(frozen=True)
 class FileStatus:
@@ -30,7 +32,9 @@ class FileStatus:
 class Files:
     """The few file operations the system needs, the same for every file system.
 
-    Raises (all methods): ``FileNotFoundError`` for a path that is not there, ``OSError`` for anything else.
+    Raises (all methods): ``FileNotFoundError`` for a path that is not there; :class:`StorageError` when the file system
+    is away, full or closed for writing, and :class:`UsageError` when this user may not do it, which are no
+    ``OSError``: they say nothing about the file; ``OSError`` for anything else.
     """
 
     def __init__(self, spark: SparkSession) -> None:
@@ -214,7 +218,7 @@ def _local_path(resolved: str) -> Path | None:
 
 @contextmanager
 def _translated(path: str) -> Iterator[None]:
-    """Java's file errors as Python's."""
+    """Java's file errors as Python's, and as our own what says nothing about the file."""
     try:
         yield
     except Py4JJavaError as err:
@@ -222,6 +226,9 @@ def _translated(path: str) -> Iterator[None]:
         message = f"{path}: {name.rpartition('.')[2]}: {err.java_exception.getMessage()}"
         if name in _NOT_FOUND:
             raise FileNotFoundError(message) from err
+        told = explain(err)
+        if told is not None:
+            raise told from err
         raise OSError(message) from err
 
 

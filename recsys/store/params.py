@@ -26,5 +26,6 @@ class MlflowParams(Section):
 
     tracking_uri: Address | None = None  # null: sqlite under the warehouse
     artifact_root: Address | None = None  # null: where the server says; without one a folder under the warehouse
+    retries: int = Field(default=5, ge=0, le=10)  # of a call that a server does not answer, with growing pauses
     experiment: str = "recsys"
     model: str = "recsys"  # registered name

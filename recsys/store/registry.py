@@ -64,6 +64,7 @@ DATA_FOLDER: Final = "lists"  # name of the data files' folder in the artifact a
 MODEL_CODE: Final = Path(__file__).resolve().parent.parent / "serving" / "pyfunc_model.py"
 LOGGED_MODEL: Final = re.compile(r"models:/(m-[0-9a-f]{32})")
 SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+UNANSWERED: Final = re.compile(r"Max retries exceeded.*\(Caused by .*?(?P<why>[^:>()\"']+)[\"')]*$")
 BATCH_METRICS: Final = 1000  # MLflow's limit of one log_batch call, with parameters 100
 BATCH_PARAMS: Final = 100
 
@@ -113,6 +114,7 @@ class Registry:
             )
         self.tracking_uri = params.tracking_uri or f"sqlite:///{local}/mlflow/mlflow.db"
         self._has_server = urlsplit(self.tracking_uri).scheme in ("http", "https")
+        self._retries = params.retries
         # A server says where its artifacts lie: a folder of this machine would be none of its own.
         is_ours = local is not None and not self._has_server
         self._artifact_root = params.artifact_root or (f"{local}/mlflow/artifacts" if is_ours else None)
@@ -152,6 +154,7 @@ class Registry:
             found = self.find_fit(fit_key)
             self._tag_orphans(keep=found)
             if found is not None:
+                self._delete_twins(fit_key)
                 log_event(log, "fit_found", version=found, fit_key=fit_key)
                 return found
             labels = {VERDICT: PENDING, **(tags or {}), FIT_KEY: fit_key}
@@ -168,14 +171,13 @@ class Registry:
                 self.model, f"models:/{model_id}", run_id=run_id, model_id=model_id, tags=labels
             )
             log_event(log, "fit_logged", version=created.version, run=run_id, fit_key=fit_key)
-            return int(created.version)
+            return self._delete_twins(fit_key)
 
     def find_fit(self, fit_key: str) -> int | None:
         """The version registered for a fit, if there is one."""
         with self._calls(f"look for fit {fit_key}"):
             self._check_names({fit_key})
-            found = self._client.search_model_versions(f"name = '{self.model}' and tags.{FIT_KEY} = '{fit_key}'")
-            return min((int(entry.version) for entry in found), default=None)
+            return min(self._versions_of(fit_key), default=None)
 
     def tag_orphans(self) -> list[int]:
         """Tag what killed jobs left: versions that were neither refused nor ever given an alias, runs that never ended.
@@ -307,6 +309,7 @@ class Registry:
                 if self.champion != version:
                     self._client.delete_model_version_tag(self.model, str(version), REPLACES)
                 raise
+            pause_at("promote:after_champion")
             self._finish_promotion(entry)
             self._record_attempt(version, expected_champion, champion, "promoted")
             log_event(log, "model_promoted", version=version, replaced=champion)
@@ -374,7 +377,7 @@ class Registry:
     # What the above is made of
 
     def _open(self) -> None:
-        with suppress(RegistryError), self._calls("open"):
+        with suppress(RegistryError), self._calls("open", retries=0):
             self._client.search_registered_models(max_results=1)
 
     @cached_property
@@ -404,9 +407,21 @@ class Registry:
                 raise
         return str(identifier)
 
+    def _versions_of(self, fit_key: str) -> list[int]:
+        found = self._client.search_model_versions(f"name = '{self.model}' and tags.{FIT_KEY} = '{fit_key}'")
+        return sorted(int(entry.version) for entry in found)
+
+    def _delete_twins(self, fit_key: str) -> int:
+        """Leave one version of a fit and return it: a call whose answer was lost is made again, and made two."""
+        kept, *twins = self._versions_of(fit_key)
+        for twin in twins:
+            self._client.delete_model_version(self.model, str(twin))
+            log_event(log, "twin_deleted", level=logging.WARNING, version=twin, of=kept)
+        return kept
+
     @contextmanager
-    def _calls(self, doing: str) -> Iterator[None]:
-        """Turn what MLflow and its database raise into one clear error."""
+    def _calls(self, doing: str, *, retries: int | None = None) -> Iterator[None]:
+        """Turn what MLflow and its database raise into one clear error; MLflow makes unanswered calls again."""
         opening = _openings.get(self.tracking_uri)
         if opening is not None and opening is not threading.current_thread():
             opening.join()  # two threads must not make the same database
@@ -414,6 +429,8 @@ class Registry:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
+        tries = self._retries if retries is None else retries
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(tries)  # MLflow reads it with every call
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # MLflow's own, about the versions of its parts
@@ -423,6 +440,10 @@ class Registry:
             advice = "Check mlflow.tracking_uri and that it can be reached and written."
             if "database is locked" in detail:
                 advice = "Another process holds the database; try again when it has ended."
+            unanswered = UNANSWERED.search(detail)
+            if self._has_server and unanswered:
+                detail = f"it did not answer, asked {1 + tries} times ({unanswered['why']})"
+                advice = "Start it or correct mlflow.tracking_uri, then run the job again: it goes on where it stopped."
             raise RegistryError(
                 f"could not {doing} in the model registry at {without_password(self.tracking_uri)}: {detail}. {advice}"
             ) from err

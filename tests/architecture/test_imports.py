@@ -11,15 +11,19 @@ import pytest
 from recsys.session import ROOT
 
 BASICS = {"schemas", "columns", "errors", "events", "params"}
+FOR_THE_LAUNCHER = {"recsys.errors", "recsys.advice"}
 
 # Package (or top-level module) of recsys → packages of recsys it may import besides itself.
 MAY_IMPORT = {
     "errors": set(),
+    "advice": set(),
     "events": set(),
     "params": {"errors"},
     "columns": set(),
     "schemas": {"columns"},
     "session": {"errors"},
+    "failures": {"errors", "params", "advice"},
+    "losses": {"session"},
     "config": {
         "errors",
         "params",
@@ -100,10 +104,10 @@ def test_jobs_do_not_import_serving() -> None:
         assert [name for name in imported(file) if name.startswith("recsys.serving")] == []
 
 
-def test_the_launcher_needs_the_standard_library_and_our_errors_only() -> None:
+def test_the_launcher_needs_the_standard_library_our_errors_and_advice_only() -> None:
     for file in (ROOT / "launch").glob("*.py"):
         for name in imported(file):
-            ours = name == "recsys.errors" or name.split(".")[0] == "launch"
+            ours = name in FOR_THE_LAUNCHER or name.split(".")[0] == "launch"
             assert ours or name.split(".")[0] in sys.stdlib_module_names, f"{file} imports {name}"
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
+from pyspark.sql import SparkSession
 
 from tests.cluster.hadoop import Hadoop, missing
+from tests.cluster.undisturbed import World
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +19,9 @@ def hadoop() -> Iterator[Hadoop]:
     cluster.start()
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def world(spark: SparkSession, hadoop: Hadoop, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """One world for all tests of faults; each works on a copy."""
+    return World(spark, hadoop.fs, tmp_path_factory.mktemp("world"))

@@ -294,6 +294,7 @@ class Hadoop:
         calculator = "org.apache.hadoop.yarn.util.resource.DefaultResourceCalculator"
         queues = {"default": 70, "batch": 30}
         root = "yarn.scheduler.capacity.root"
+        preemption = "yarn.resourcemanager.monitor.capacity.preemption"
         return {
             "core-site.xml": {
                 "fs.defaultFS": self.fs,
@@ -345,13 +346,20 @@ class Hadoop:
                 "yarn.nodemanager.env-whitelist": "JAVA_HOME,HADOOP_CONF_DIR,HADOOP_HOME,PATH,LANG,TZ",
                 "yarn.nm.liveness-monitor.expiry-interval-ms": 15_000,
                 "yarn.am.liveness-monitor.expiry-interval-ms": 120_000,
-                "yarn.resourcemanager.am.max-attempts": 2,
+                "yarn.resourcemanager.am.max-attempts": 4,  # caps what an application asks for
                 "yarn.resourcemanager.scheduler.class": scheduler,
                 "yarn.resourcemanager.nodemanagers.heartbeat-interval-ms": 200,
                 "yarn.resourcemanager.recovery.enabled": "true",
                 "yarn.resourcemanager.store.class": store,
                 "yarn.resourcemanager.fs.state-store.uri": (self.data / "rmstate").as_uri(),
                 "yarn.resourcemanager.connect.retry-interval.ms": 2000,
+                # A queue gets its share back from another that is above its own, within seconds and in one go.
+                "yarn.resourcemanager.scheduler.monitor.enable": "true",
+                f"{preemption}.monitoring_interval": 1000,
+                f"{preemption}.max_wait_before_kill": 1000,
+                f"{preemption}.total_preemption_per_round": 1.0,
+                f"{preemption}.natural_termination_factor": 1.0,
+                f"{preemption}.max_ignored_over_capacity": 0.0,
                 "yarn.nodemanager.recovery.enabled": "true",
                 "yarn.nodemanager.recovery.supervised": "true",
                 "yarn.nodemanager.recovery.dir": self.data / "nm-recovery",

@@ -14,6 +14,7 @@ from recsys.store.registry import Registry
 # published, because it may find nothing left to fit.
 _CLOCKS = {c.PUBLISHED_AT, c.MODIFIED, c.CLAIMED_AT, c.TABLE_VERSIONS, c.RATINGS_VERSION}
 INGESTED = ("ratings", "quarantine", "ingest_ledger", "items", "user_blocks")
+PUBLISHED = ("recommendations", "generations")
 
 
 def table_hash(rows: DataFrame, leave_out: Sequence[str] = ()) -> tuple[int, int]:
@@ -32,13 +33,17 @@ def hash_tables(spark: SparkSession, root: str, names: Sequence[str] = INGESTED)
     }
 
 
-def fingerprint(spark: SparkSession, root: str) -> dict[str, Any]:
-    """A hash of every table; the registered versions with their verdicts and files; the aliases."""
-    registry = Registry(MlflowParams(), root)
+def hash_models(root: str, mlflow: MlflowParams | None = None) -> dict[str, Any]:
+    """The registered versions with their verdicts and files; the aliases."""
+    registry = Registry(mlflow or MlflowParams(), root)
     versions = {
         version: [registry.describe(version).verdict, sorted(registry.load(version).items())]
         for version in registry.versions()
     }
-    hashes = hash_tables(spark, root, (*INGESTED, "recommendations", "generations"))
     aliases = [registry.champion, registry.challenger, registry.previous]
-    return {**hashes, "versions": versions, "champion, challenger, previous": aliases}
+    return {"versions": versions, "champion, challenger, previous": aliases}
+
+
+def fingerprint(spark: SparkSession, root: str, mlflow: MlflowParams | None = None) -> dict[str, Any]:
+    """A hash of every table, and the models; these are under the warehouse, unless ``mlflow`` says where."""
+    return {**hash_tables(spark, root, (*INGESTED, *PUBLISHED)), **hash_models(root, mlflow)}

@@ -1,5 +1,6 @@
 """What is recorded of a job's run, however it ends."""
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,8 @@ Rows = list[dict[str, Any]]
 
 class Recorder:
     """Stands for session and tables: every commit to `job_runs` as the list of its rows."""
+
+    sparkContext = SimpleNamespace(master="local[2]")  # noqa: N815
 
     def __init__(self) -> None:
         self.commits: list[Rows] = []
@@ -83,7 +86,7 @@ def test_a_run_is_recorded_with_its_settings_and_without_their_password(settings
     [[row]] = recorder.commits
     assert "secret" not in str(row)
     assert '"tracking_uri":"http://***@host"' in row[c.PARAMETERS]
-    assert row[c.MESSAGE] == "cannot reach http://***@host"
+    assert row[c.MESSAGE] == "OSError: cannot reach http://***@host."
 
 
 def test_what_a_job_found_is_its_outcome(settings: Settings) -> None:
