@@ -24,6 +24,7 @@ from recsys.ingestion import check_sources
 from recsys.params import without_password
 from recsys.ratings.contract import load_contract
 from recsys.schemas import JOB_RUNS
+from recsys.secrets import take_secrets
 from recsys.session import ROOT, start_session
 from recsys.store.files import Files
 from recsys.store.locks import Lock
@@ -110,6 +111,7 @@ def run_job(
         arguments(parser)
 
     def run_body() -> JobResult:
+        take_secrets()
         args = parser.parse_args(argv)
         configure_logging(verbose=args.verbose)
         if args.check:
