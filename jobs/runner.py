@@ -30,6 +30,7 @@ from recsys.losses import Losses
 from recsys.observation import observe_end, observe_start, observe_stray_error
 from recsys.ratings.contract import load_contract
 from recsys.schemas import JOB_RUNS
+from recsys.secrets import take_secrets
 from recsys.session import ROOT, start_session
 from recsys.store.faults import explain, told_in_one_line
 from recsys.store.files import Files
@@ -124,6 +125,7 @@ def run_job(
         arguments(parser)
 
     def run_body() -> JobResult:
+        take_secrets()
         args = parser.parse_args(argv)
         configure_logging(verbose=args.verbose)
         if args.check:

@@ -11,9 +11,10 @@ from launch import environment, package
 from launch.java import java_home
 from launch.options import Options
 from launch.properties import read_properties
-from launch.secrets import DRIVER_ENV, EXECUTOR_ENV, MASK, collect_secrets, is_secret
+from launch.secrets import DRIVER_ENV, EXECUTOR_ENV, MASK, Secrets, collect_secrets, is_secret
 from launch.staging import Artifact, copy_of, link_or_copy, spark_jars
 from recsys.errors import ConfigError
+from recsys.secrets import FILE, VARIABLES
 
 ENVIRONMENT_ALIAS: Final = "environment"  # folder in a container's working directory
 OUTCOME: Final = "RECSYS_OUTCOME"  # variable that tells `jobs.runner` where to leave how the job ended
@@ -85,16 +86,23 @@ class Submission:
     properties: Path
     arguments: tuple[str, ...]
     environ: Mapping[str, str]
-    secrets: Mapping[str, str]
+    secrets: Secrets
+    files: tuple[str, ...] = ()  # that Spark puts into the containers' working directories
 
     def command(self, properties: Path) -> list[str]:
-        """What is run, with a properties file that has the secrets."""
-        return [self.spark_submit, "--properties-file", str(properties), *self.arguments]
+        """What is run, with a properties file that has the secrets and the driver's variables beside it."""
+        secret = [f"{properties.with_name(FILE)}#{FILE}"] if self.secrets.variables else []
+        return [self.spark_submit, "--properties-file", str(properties), *self._words(secret)]
 
     def shown(self) -> list[str]:
-        """What ``--dry-run`` prints: secrets, which travel in the properties file, are named and masked."""
-        masked = [word for key in self.secrets for word in ("--conf", f"{key}={MASK}")]
-        return [self.spark_submit, "--properties-file", str(self.properties), *masked, *self.arguments]
+        """What ``--dry-run`` prints: secrets, which travel in files, are named and masked."""
+        masked = [word for key in self.secrets.properties for word in ("--conf", f"{key}={MASK}")]
+        secret = [f"{MASK}/{FILE}#{FILE}"] if self.secrets.variables else []
+        return [self.spark_submit, "--properties-file", str(self.properties), *masked, *self._words(secret)]
+
+    def _words(self, secret: Sequence[str]) -> list[str]:
+        files = [*self.files, *secret]
+        return [*(["--files", ",".join(files)] if files else []), *self.arguments]
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ def local_submission(options: Options, machine: Machine) -> Submission:
     arguments = ["--jars", ",".join(map(str, machine.delta_jars)), *_as_words(shown)]
     arguments += [str(options.job), "--env", "local", *options.job_options]
     spark_submit = str(machine.spark_home / "bin" / "spark-submit")
-    return Submission(spark_submit, properties, tuple(arguments), environ, secrets)
+    return Submission(spark_submit, properties, tuple(arguments), environ, Secrets(secrets))
 
 
 def plan_yarn(options: Options, machine: Machine) -> YarnPlan:
@@ -154,23 +162,24 @@ def plan_yarn(options: Options, machine: Machine) -> YarnPlan:
     name, data = package.pack_package(machine.root)
     code = machine.build / name
 
+    of_environ = collect_secrets(conf, machine.environ, in_cluster=in_cluster)
     added = {
         **options.conf,
         **({"spark.yarn.archive": f"{staging}/{spark[0].name}"} if spark else {}),
         "spark.pyspark.python": python.interpreter,
         **_container_environ(machine.environ, outcome, in_cluster=in_cluster),
+        **({DRIVER_ENV + VARIABLES: FILE} if of_environ.variables else {}),
     }
     if in_cluster:
         added["spark.yarn.submit.waitAppCompletion"] = "true"  # the launcher follows, whatever the file says
     else:
         added["spark.pyspark.driver.python"] = machine.python
-    shown, secrets = _split_secrets(added, conf)
+    shown, given = _split_secrets(added, conf)
     job_options, files = ship_settings(options.job_options) if in_cluster else (options.job_options, [])
     archives = [f"{staging}/{artifact.name}#{ENVIRONMENT_ALIAS}" for artifact in python.artifacts]
     arguments = ["--deploy-mode", mode, "--queue", queue]
     arguments += ["--jars", ",".join(f"{staging}/{artifact.name}" for artifact in jars)]
     arguments += ["--archives", ",".join([*archives, f"{code}#{package.ALIAS}"])]
-    arguments += ["--files", ",".join(files)] if files else []
     arguments += [*_as_words(shown), str(options.job), "--env", "yarn", *job_options]
 
     environ = machine.child_environ(
@@ -186,7 +195,8 @@ def plan_yarn(options: Options, machine: Machine) -> YarnPlan:
             properties=properties,
             arguments=tuple(arguments),
             environ=environ,
-            secrets={**secrets, **collect_secrets(conf, machine.environ, in_cluster=in_cluster)},
+            secrets=Secrets({**given, **of_environ.properties}, of_environ.variables),
+            files=tuple(files),
         ),
         in_cluster=in_cluster,
         queue=queue,

@@ -132,18 +132,23 @@ class Reader:
         return None
 
 
-def follow(command: Sequence[str], environ: Mapping[str, str], say: Say) -> tuple[int, Reader]:
+def follow(command: Sequence[str], environ: Mapping[str, str], say: Say, *, outcome: str = "") -> tuple[int, Reader]:
     """Submit in cluster mode and wait for the application's end; returns spark-submit's exit code.
+
+    Call it under `raised_signals`.
+
+    Args:
+        command: spark-submit's.
+        environ: Its environment.
+        say: Told what goes on.
+        outcome: Where the driver will leave how the job ended.
 
     Raises:
         Stopped: a signal came; the application goes on.
     """
     reader = Reader()
     try:
-        with (
-            _raised_signals(),
-            subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", env=environ) as process,
-        ):
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", env=environ) as process:
             try:
                 for line in process.stderr or ():
                     shown = reader.read(line)
@@ -157,7 +162,7 @@ def follow(command: Sequence[str], environ: Mapping[str, str], say: Say) -> tupl
         if reader.application:
             say(
                 f"no longer following {reader.application}, which goes on: {reader.tracking_url}. "
-                f"End it with: yarn application -kill {reader.application}"
+                f"How its job ends will be in {outcome}. End it with: yarn application -kill {reader.application}"
             )
         raise
 
@@ -200,7 +205,9 @@ def wait_for(command: Sequence[str], environ: Mapping[str, str]) -> Ending:
 
 
 @contextmanager
-def _raised_signals() -> Iterator[None]:
+def raised_signals() -> Iterator[None]:
+    """Inside it a signal that asks this process to end raises `Stopped`, so that what it made is cleaned up."""
+
     def raise_stopped(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
 
@@ -211,7 +218,8 @@ def _raised_signals() -> Iterator[None]:
 @contextmanager
 def _handled_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, handler) for number in numbers}
+    wanted = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
+    before = {number: signal.signal(number, handler) for number in wanted}
     try:
         yield
     finally:

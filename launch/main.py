@@ -13,15 +13,16 @@ from typing import Final, NoReturn
 from launch import environment
 from launch.cluster import HadoopConf, Service, check_reachable, conf_dir
 from launch.command import Machine, Submission, YarnPlan, local_submission, plan_yarn
-from launch.follow import Ending, Outcome, Reader, Stopped, conclude, follow, wait_for
+from launch.follow import Ending, Outcome, Reader, Stopped, conclude, follow, raised_signals, wait_for
 from launch.hadoop import Hadoop
 from launch.java import find_java
 from launch.options import USAGE, Options, list_jobs, parse_options
 from launch.package import write_package
-from launch.secrets import secret_properties
+from launch.secrets import MASK, secret_files
 from launch.staging import stage
 from recsys.advice import advise
 from recsys.errors import ConfigError, RecsysError
+from recsys.secrets import FILE
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _LOG_BYTES: Final = 6000  # of the driver's output, shown when it failed
@@ -63,7 +64,7 @@ def _launch_locally(options: Options, machine: Machine) -> Ending:
         return _run_job_here(options, machine)
     find_java(machine.root, machine.environ)
     if submission.secrets:
-        with secret_properties(submission.properties, submission.secrets) as properties:
+        with secret_files(submission.properties, submission.secrets) as properties:
             return wait_for(submission.command(properties), submission.environ)
     return _become(submission.command(submission.properties), submission.environ)
 
@@ -78,11 +79,16 @@ def _launch_on_yarn(options: Options, machine: Machine) -> Ending:
     if _asks_only(options) and not options.dry_run:
         return _run_job_here(options, machine)
     conf_dir(machine.environ)
-    plan = plan_yarn(options, machine)
     if options.dry_run:
-        return _show(plan.submission)
+        return _show(plan_yarn(options, machine).submission)
+    with raised_signals():
+        return _submit_to_yarn(options, machine)
+
+
+def _submit_to_yarn(options: Options, machine: Machine) -> Ending:
     hadoop_conf = HadoopConf.read(machine.environ)
     java = find_java(machine.root, machine.environ)
+    plan = plan_yarn(options, machine)
     if plan.archive is not None:
         wanted = environment.pins(machine.root / "requirements" / "runtime.txt")
         environment.check_archive(environment.inspect_archive(plan.archive), plan.archive, wanted)
@@ -94,11 +100,11 @@ def _launch_on_yarn(options: Options, machine: Machine) -> Ending:
         return refusal
     stage(plan.artifacts, plan.staging, there, hadoop, machine.build, say)
     write_package(plan.package, plan.package_data)
-    with secret_properties(plan.submission.properties, plan.submission.secrets) as properties:
+    with secret_files(plan.submission.properties, plan.submission.secrets) as properties:
         command = plan.submission.command(properties)
         if not plan.in_cluster:
             return wait_for(command, plan.submission.environ)
-        returned, reader = follow(command, plan.submission.environ, say)
+        returned, reader = follow(command, plan.submission.environ, say, outcome=plan.outcome)
     return _end(returned, reader, plan, hadoop, hadoop_conf)
 
 
@@ -182,4 +188,5 @@ def _job_environ(machine: Machine) -> Mapping[str, str]:
 
 
 def _show(submission: Submission) -> Ending:
-    return Ending(0, shlex.join(submission.shown()))
+    hidden = tuple(f"{FILE} has {name}={MASK}" for name in submission.secrets.variables)
+    return Ending(0, shlex.join(submission.shown()), hidden)

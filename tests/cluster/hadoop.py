@@ -218,10 +218,15 @@ class Hadoop:
         found = _get(self.ports["resourcemanager-http"], "/ws/v1/cluster/apps")["apps"] or {"app": []}
         return sorted(found["app"], key=lambda app: -int(app["startedTime"]))
 
-    def attempts(self) -> int:
-        """How often YARN started the driver of the newest application."""
-        newest = self.applications()[0]["id"]
-        found = _get(self.ports["resourcemanager-http"], f"/ws/v1/cluster/apps/{newest}/appattempts")
+    def application(self, application: str) -> dict[str, Any]:
+        """What YARN's REST API tells of one application."""
+        app: dict[str, Any] = _get(self.ports["resourcemanager-http"], f"/ws/v1/cluster/apps/{application}")["app"]
+        return app
+
+    def attempts(self, application: str | None = None) -> int:
+        """How often YARN started the driver of an application, by default the newest."""
+        wanted = application or self.applications()[0]["id"]
+        found = _get(self.ports["resourcemanager-http"], f"/ws/v1/cluster/apps/{wanted}/appattempts")
         return len(found["appAttempts"]["appAttempt"])
 
     def _is_ready(self) -> bool:

@@ -2,7 +2,8 @@
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyspark
@@ -46,18 +47,55 @@ def submit(
     mode: str = "cluster",
     conf: Mapping[str, str] = SHARED,
     environment: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
 ) -> Ended:
     """Run ``./spark-submit.sh --env yarn`` to its end."""
-    command = [str(ROOT / "spark-submit.sh"), "--env", "yarn", "--deploy-mode", mode]
+    with submitted(hadoop, job, *words, mode=mode, conf=conf, environment=environment, options=options) as launcher:
+        return ended(launcher)
+
+
+@contextmanager
+def submitted(
+    hadoop: Hadoop,
+    job: str,
+    *words: str,
+    mode: str = "cluster",
+    conf: Mapping[str, str] = SHARED,
+    environment: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+) -> Iterator["subprocess.Popen[str]"]:
+    """Start ``./spark-submit.sh --env yarn``; what it started is over at the end of the block.
+
+    Args:
+        hadoop: the cluster.
+        job: a name of ours, or the path of a file.
+        words: the job's arguments.
+        mode: ``cluster`` or ``client``.
+        conf: Spark's properties, over `SIZES`.
+        environment: more variables of the submitter.
+        options: more of the launcher.
+    """
+    command = [str(ROOT / "spark-submit.sh"), "--env", "yarn", "--deploy-mode", mode, *options]
     for key, value in {**SIZES, **conf}.items():
         command += ["--conf", f"{key}={value}"]
-    command += [f"jobs/{job}.py", "--", *words]
-    done = subprocess.run(
+    command += [job if job.endswith(".py") else f"jobs/{job}.py", "--", *words]
+    process = subprocess.Popen(
         command,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
         cwd=ROOT,
         env=os.environ | hadoop.environment | dict(environment or {}),
     )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate()
+
+
+def ended(launcher: "subprocess.Popen[str]") -> Ended:
+    """What a launcher leaves, when it has ended."""
+    out, err = launcher.communicate()
+    return Ended(launcher.returncode, out, err)

@@ -165,6 +165,17 @@ def test_in_client_mode_a_signal_goes_on_to_the_driver(tmp_path: Path) -> None:
         assert process.wait(20) == 4
 
 
+@pytest.mark.parametrize(("ignored", "code"), [("signal.SIGHUP", 0), ("signal.SIGWINCH", 129)])
+def test_a_launcher_under_nohup_outlives_its_terminal(ignored: str, code: int) -> None:
+    launcher = (
+        "import os, signal, sys\nfrom launch.follow import Stopped, raised_signals\n"
+        f"signal.signal({ignored}, signal.SIG_IGN)\n"
+        "try:\n    with raised_signals(): os.kill(os.getpid(), signal.SIGHUP)\n"
+        "except Stopped as stopped: sys.exit(stopped.exit_code)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", launcher], check=False).returncode == code
+
+
 LOGS = """
 Container: container_e02_1700000000000_0001_01_000001 on node_1
 LogAggregationType: AGGREGATED

@@ -13,6 +13,7 @@ import pytest
 
 import launch.main
 from launch.environment import MINOR
+from recsys.secrets import FILE, VARIABLES
 from recsys.store.outcome import OUTCOME
 from tests.launches import (
     APPLICATION,
@@ -256,16 +257,20 @@ def test_an_archive_of_the_user_s_that_passes_is_staged_by_its_content(
 SECRET = {"MLFLOW_TRACKING_TOKEN": "s3cret-token", "AWS_SECRET_ACCESS_KEY": "s3cret-key"}
 
 
-def test_case_96_secrets_travel_in_a_file_of_mode_600_that_is_gone_afterwards(world: World, launcher: Launch) -> None:
+def test_case_96_secrets_travel_in_files_of_mode_600_that_are_gone_afterwards(world: World, launcher: Launch) -> None:
     launcher(*CLUSTER, "--conf", "spark.hadoop.fs.s3a.secret.key=s3cret-conf", "jobs/status.py", **SECRET)
     call = submitted(world)
     assert "s3cret" not in json.dumps(call["words"])
-    assert "spark.yarn.appMasterEnv.MLFLOW_TRACKING_TOKEN=s3cret-token" in call["properties"]
     assert "spark.executorEnv.AWS_SECRET_ACCESS_KEY=s3cret-key" in call["properties"]
+    assert "spark.yarn.appMasterEnv.AWS_SECRET_ACCESS_KEY=s3cret-key" in call["properties"]
     assert "spark.hadoop.fs.s3a.secret.key=s3cret-conf" in call["properties"]
+    assert "s3cret-token" not in call["properties"]  # YARN would write it into a script and a log
     assert "spark.recsys.staging" in call["properties"]  # and everything of conf/spark-yarn.conf
     assert call["mode"] == 0o600
-    assert not Path(value_of("--properties-file", call["words"])).parent.exists()
+    folder = Path(value_of("--properties-file", call["words"])).parent
+    assert value_of("--files", call["words"]) == f"{folder}/{FILE}#{FILE}"
+    assert conf_of(call["words"])[f"spark.yarn.appMasterEnv.{VARIABLES}"] == FILE
+    assert not folder.exists()
 
 
 def test_case_96_a_dry_run_names_secrets_and_shows_none(
@@ -274,9 +279,10 @@ def test_case_96_a_dry_run_names_secrets_and_shows_none(
     assert launcher(*CLUSTER, "--dry-run", "jobs/status.py", **SECRET) == 0
     printed = capsys.readouterr()
     assert "s3cret" not in printed.out + printed.err
-    conf = conf_of(shlex.split(printed.out))
-    assert conf["spark.yarn.appMasterEnv.MLFLOW_TRACKING_TOKEN"] == "***"
-    assert conf["spark.executorEnv.AWS_SECRET_ACCESS_KEY"] == "***"
+    words = shlex.split(printed.out)
+    assert conf_of(words)["spark.executorEnv.AWS_SECRET_ACCESS_KEY"] == "***"
+    assert value_of("--files", words) == f"***/{FILE}#{FILE}"
+    assert printed.err == f"{FILE} has MLFLOW_TRACKING_TOKEN=***\n"
 
 
 # --- dry run

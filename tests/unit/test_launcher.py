@@ -113,4 +113,4 @@ print(sorted(name for name in sys.modules if name.startswith("recsys.")))
 """
     done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == "['recsys.advice', 'recsys.errors']"
+    assert done.stdout.strip() == "['recsys.advice', 'recsys.errors', 'recsys.secrets']"
