@@ -1,4 +1,4 @@
-"""Show what is in the warehouse, what is served, what ran last and who holds a lock."""
+"""Show what is wrong, what has landed, what is in the warehouse, what is served, what ran last and who holds a lock."""
 
 import argparse
 import json
@@ -14,6 +14,8 @@ from pyspark.sql import functions as sf
 from jobs.runner import JobContext, JobResult, run_job
 from recsys import columns as c
 from recsys.adoption import read_consumers
+from recsys.alerts.book import Alert
+from recsys.observation import open_book
 from recsys.ratings.contract import load_contract
 from recsys.session import ROOT
 from recsys.store.generations import Generation, read_history
@@ -22,6 +24,7 @@ from recsys.store.registry import ModelVersion, Registry
 from recsys.store.tables import Table, Tables
 
 LAST_RUNS = 8
+LAST_BATCHES = 5
 SHOWN_METRICS = ("ndcg", "recall", "rmse")  # a version's metrics whose names begin so
 
 
@@ -44,7 +47,10 @@ class Status:
     warehouse: str
     at: datetime
     rows: dict[str, int]
+    alerts: list[Alert]
+    messages_waiting: int  # that no channel has taken yet
     sources: dict[str, Any]
+    batches: list[dict[str, Any]]  # the last ones, newest first
     contract: ContractStatus
     blocks_behind: int  # batches that are in the ratings and not yet in the user blocks
     models: dict[str, ModelVersion]
@@ -59,11 +65,15 @@ def run(context: JobContext) -> Status:
     tables = context.tables
     history = read_history(tables)
     now = history[-1] if history else None
+    book = open_book(context.settings, context.files, tables.root)
     return Status(
         warehouse=tables.root,
         at=datetime.now(UTC),
         rows=count_rows(tables),
+        alerts=book.open_alerts(),
+        messages_waiting=book.count_waiting(),
         sources=read_sources(tables),
+        batches=read_batches(tables, LAST_BATCHES),
         contract=read_contract(context),
         blocks_behind=count_batches_behind(tables),
         models=read_models(Registry(context.settings.mlflow, tables.root)),
@@ -109,6 +119,23 @@ def read_sources(tables: Tables) -> dict[str, Any]:
     found: dict[str, Any] = {key: value or 0 for key, value in row.asDict().items()}
     claimed: datetime | None = row["last_claimed_at"]
     return {**found, "last_claimed_at": claimed.astimezone(UTC) if claimed else None}
+
+
+def read_batches(tables: Tables, last: int) -> list[dict[str, Any]]:
+    """What the last batches took in, newest first."""
+    rows = (
+        tables.ledger.read()
+        .groupBy(c.BATCH)
+        .agg(
+            sf.max(c.CLAIMED_AT).alias(c.CLAIMED_AT),
+            sf.count("*").alias("files"),
+            *(sf.sum(name).alias(name) for name in (c.LANDED, c.ACCEPTED, c.DUPLICATE, c.QUARANTINED)),
+        )
+        .orderBy(sf.desc(c.BATCH))
+        .limit(last)
+        .collect()
+    )
+    return [{**row.asDict(), c.CLAIMED_AT: row[c.CLAIMED_AT].astimezone(UTC)} for row in rows]
 
 
 def read_contract(context: JobContext) -> ContractStatus:
@@ -161,7 +188,9 @@ def read_runs(tables: Tables, last: int) -> list[dict[str, Any]]:
 def format_page(status: Status) -> str:
     """The page for people."""
     sections = {
+        "Alerts": list(_format_alerts(status)),
         "Sources": _format_sources(status),
+        "Batches": [_format_batch(entry) for entry in status.batches] or ["none yet"],
         "Contract": list(_format_contract(status)),
         "Tables": [", ".join(f"{name} {rows:,}" for name, rows in status.rows.items() if rows) or "empty"],
         "Blocks": _format_blocks(status.blocks_behind),
@@ -184,6 +213,28 @@ def format_json(status: Status) -> str:
         return value.isoformat() if isinstance(value, datetime) else str(value)
 
     return json.dumps(asdict(status), default=encode, indent=1)
+
+
+def _format_alerts(status: Status) -> Iterator[str]:
+    if not status.alerts:
+        yield "none open"
+    for alert in status.alerts:
+        since = _age(datetime.fromtimestamp(alert.opened, UTC), status.at)
+        seen = f"for {since}, seen by {alert.runs:,} runs"
+        yield f"{alert.severity:<8}{alert.kind}: {alert.subject}, {seen}: {alert.says}"
+    if status.messages_waiting:
+        yield f"{status.messages_waiting:,} messages wait for a channel that is down. See the log of the last run."
+
+
+def _format_batch(entry: dict[str, Any]) -> str:
+    when, rows = (
+        f"{entry[c.CLAIMED_AT]:%Y-%m-%d %H:%M:%S}",
+        f"{entry['files']:,} files, {entry[c.LANDED]:,} rows landed",
+    )
+    return (
+        f"{when}  batch {entry[c.BATCH]}: {rows} = {entry[c.ACCEPTED]:,} accepted + {entry[c.DUPLICATE]:,} duplicate "
+        f"+ {entry[c.QUARANTINED]:,} quarantined"
+    )
 
 
 def _format_sources(status: Status) -> list[str]:

@@ -8,6 +8,7 @@ from jobs import status
 from jobs.runner import JobResult, make_context, perform
 from jobs.status import ContractStatus, Status, format_json, format_page
 from recsys import columns as c
+from recsys.alerts.book import Alert
 from recsys.config import Settings
 from recsys.ranking.model import trend_model
 from recsys.schemas import INGEST_LEDGER, USER_BLOCKS
@@ -25,7 +26,10 @@ def test_the_page_of_a_new_warehouse_says_what_to_run() -> None:
         warehouse="file:/w",
         at=NOON,
         rows={"ratings": 0, "items": 0},
+        alerts=[],
+        messages_waiting=0,
         sources={"files": 0},
+        batches=[],
         contract=ContractStatus("ratings", "1.0.0", "team, team@x", [], [], None),
         blocks_behind=0,
         models={},
@@ -36,7 +40,9 @@ def test_the_page_of_a_new_warehouse_says_what_to_run() -> None:
     )
     assert format_page(empty) == (
         "file:/w at 2024-03-01 12:00:00 UTC\n"
+        "Alerts   none open\n"
         "Sources  nothing has landed yet. Run ingest_ratings.\n"
+        "Batches  none yet\n"
         "Contract ratings 1.0.0, owner team, team@x\n"
         "         consumers: none listed; registered: none\n"
         "Tables   empty\n"
@@ -54,6 +60,22 @@ def test_the_page_shows_what_landed_what_is_served_what_ran_and_who_is_at_work()
         warehouse="file:/w",
         at=NOON,
         rows={"ratings": 97_000, "items": 0, "job_runs": 2},
+        alerts=[
+            Alert(
+                id="a",
+                kind="lag",
+                subject="ratings",
+                severity="warning",
+                says="3 landed files wait.",
+                opened=(NOON - 4 * hours).timestamp(),
+                seen=NOON.timestamp(),
+                runs=24,
+                job="ingest_ratings",
+                run_id="r",
+                told=True,
+            )
+        ],
+        messages_waiting=1,
         sources={
             "files": 12,
             "last_batch": 5,
@@ -63,6 +85,17 @@ def test_the_page_shows_what_landed_what_is_served_what_ran_and_who_is_at_work()
             "duplicate": 2_000,
             "quarantined": 1_000,
         },
+        batches=[
+            {
+                "batch": 5,
+                "claimed_at": NOON - 3 * hours,
+                "files": 2,
+                "landed": 1_500,
+                "accepted": 1_400,
+                "duplicate": 60,
+                "quarantined": 40,
+            }
+        ],
         contract=ContractStatus("ratings", "1.1.0", "team, t@x", ["recsys (r@x)"], ["recsys since 2024"], 7200.0),
         blocks_behind=1,
         models={
@@ -85,10 +118,14 @@ def test_the_page_shows_what_landed_what_is_served_what_ran_and_who_is_at_work()
         locks=[Holder("models", 7, "train_model", "host-a", 42, "1", "2024-03-01 11:58:00 UTC", 0.0)],
     )
     lines = format_page(full).splitlines()
-    assert lines[:11] == [
+    assert lines[:14] == [
         "file:/w at 2024-03-01 12:00:00 UTC",
+        "Alerts   warning lag: ratings, for 4 h, seen by 24 runs: 3 landed files wait.",
+        "         1 messages wait for a channel that is down. See the log of the last run.",
         "Sources  12 files in 5 batches, the last one 3 h ago",
         "         100,000 rows landed = 97,000 accepted + 2,000 duplicate + 1,000 quarantined",
+        "Batches  2024-03-01 09:00:00  batch 5: 2 files, 1,500 rows landed = "
+        "1,400 accepted + 60 duplicate + 40 quarantined",
         "Contract ratings 1.1.0, owner team, t@x",
         "         consumers: recsys (r@x); registered: recsys since 2024",
         "         the newest batch is 3 h old, 2 h are allowed: NOT as fresh as promised: ask the owner",
@@ -98,7 +135,7 @@ def test_the_page_shows_what_landed_what_is_served_what_ran_and_who_is_at_work()
         "Lists    generation 4 by model version 3 for 1,234 users, rolled back 60 s ago, lists 2 d old (bad lists)",
         "Runs     2024-03-01 11:00:00  rollback        ok                          4.2 s  consumers read generation 4",
     ]
-    assert lines[11].startswith("Locks    models: train_model (pid 42 on host-a) since 2024-03-01 11:58:00 UTC")
+    assert lines[14].startswith("Locks    models: train_model (pid 42 on host-a) since 2024-03-01 11:58:00 UTC")
 
 
 def test_status_is_read_from_tables_registry_and_locks(spark: SparkSession, settings: Settings) -> None:
@@ -124,6 +161,8 @@ def test_status_is_read_from_tables_registry_and_locks(spark: SparkSession, sett
     assert {name: count for name, count in found.rows.items() if count} == rows
     sources = {"files": 3, "last_batch": 3, "landed": 30, "accepted": 17, "duplicate": 13, "quarantined": 0}
     assert found.sources == {**sources, "last_claimed_at": NOON}
+    assert [(own["batch"], own["files"], own["accepted"]) for own in found.batches] == [(3, 1, 0), (2, 1, 8), (1, 1, 9)]
+    assert found.alerts == []
     assert found.contract.consumers == ["recsys (recsys-team@example.org)"]
     assert found.contract.registered == []  # nobody has read a source yet
     assert found.blocks_behind == 1  # batch 2; nothing of batch 3 was accepted

@@ -1,5 +1,6 @@
 """When there is an alert, who tells of it, and when it is over."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from recsys.alerts.faults import (
     judge_run,
 )
 from recsys.alerts.params import AlertsParams
+from recsys.session import ROOT
 
 BOUNDS = AlertsParams(max_quarantined_share=0.1, max_lag_minutes=30.0)
 PROMISE = Promise("ratings", "ann, ann@example.org", ("recsys (ops@example.org)",), (100, 1000), 3600.0)
@@ -257,3 +259,8 @@ def test_a_message_that_another_run_delivers_now_is_left_to_it_until_that_run_is
     world.now += 601.0
     world.run()
     assert world.inbox.events() == [("opened", "quarantine")]
+
+
+def test_every_kind_of_alert_has_its_place_in_the_runbook() -> None:
+    headings = re.findall(r"^### (\w+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(kind.value for kind in Kind)

@@ -39,7 +39,13 @@ def test_what_every_environment_gets_is_not_sent_to_the_driver_a_second_time() -
 
 def test_case_96_spark_hides_every_variable_that_the_project_ships() -> None:
     names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_ACCESS_KEY_ID")
-    names += ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION")
+    names += (
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_REGION",
+        "RECSYS_ALERT_CHANNELS",
+        "OPENLINEAGE_API_KEY",
+    )
     assert [name for name in names if not is_secret(f"spark.yarn.appMasterEnv.{name}", CONF)] == []
     assert not is_secret("spark.executor.memory", CONF)
 

@@ -69,6 +69,15 @@ def test_a_dry_run_on_yarn_names_the_cluster_s_settings_and_ships_the_package(tm
     assert command[-2:] == ["--env", "yarn"]
 
 
+@pytest.mark.parametrize("options", [(), ("--env", "yarn"), ("--env", "yarn", "--deploy-mode", "cluster")])
+def test_case_96_a_dry_run_says_no_secret(options: tuple[str, ...], tmp_path: Path) -> None:
+    secrets = {"RECSYS_ALERT_CHANNELS": "json://u:hunter2secret@h/t", "OPENLINEAGE_API_KEY": "hunter2secret"}
+    done = launch(*options, "--dry-run", "jobs/status.py", HADOOP_CONF_DIR=str(tmp_path), **secrets)
+    assert done.returncode == 0, done.stderr
+    assert "hunter2secret" not in done.stdout + done.stderr
+    assert ("RECSYS_ALERT_CHANNELS" in done.stdout + done.stderr) == ("cluster" in options), "it travels, masked"
+
+
 def test_a_missing_environment_says_how_to_make_one(tmp_path: Path) -> None:
     done = launch("jobs/status.py", RECSYS_PYTHON=str(tmp_path / "python"))
     assert done.returncode == 2
