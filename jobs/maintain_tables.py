@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jobs.runner import JobContext, JobResult, run_job
 from recsys.store.checkpoints import drop_checkpoints
 from recsys.store.locks import LISTS, MODELS, TABLES
-from recsys.store.maintenance import drop_old_generations, join_small_files, vacuum
+from recsys.store.maintenance import drop_old_generations, vacuum
 from recsys.store.registry import Registry
 
 
@@ -40,7 +40,7 @@ def run(context: JobContext) -> MaintenanceReport:
     tables, params = context.tables, context.settings.warehouse
     appended = [tables.ratings, tables.quarantine, tables.ledger, tables.items, tables.generations, tables.job_runs]
     dropped = drop_old_generations(tables, params.keep_generations)
-    joined = join_small_files(context.spark, appended)
+    joined = sum(table.join_small_files() for table in appended)
     vacuum(context.spark, [*appended, tables.user_blocks, tables.recommendations], params.vacuum_hours)
     drop_checkpoints(context.spark, tables.root)
     orphans = Registry(context.settings.mlflow, tables.root).tag_orphans()

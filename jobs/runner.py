@@ -233,9 +233,10 @@ def hold_locks(context: JobContext, names: Sequence[str], *, holder: str) -> Ite
     patience = 1.25 * warehouse.lock_expiry_seconds if yarn_attempt() > 1 else 0.0
     with ExitStack() as stack:
         for name in names:
-            lock = Lock(context.files, warehouse.root, name, job=holder, expiry_seconds=warehouse.lock_expiry_seconds)
+            expiry, fence = warehouse.lock_expiry_seconds, context.tables.fence
+            lock = Lock(context.files, warehouse.root, name, job=holder, expiry_seconds=expiry, fence=fence)
             _take(lock, patience)
-            stack.callback(lock.release)
+            stack.push(lock)
         yield
 
 

@@ -49,6 +49,10 @@ class LockedError(RecsysError):
     exit_code = 5
 
 
+class CommitConflictError(RecsysError):
+    """Others committed to the same rows of a table, again and again; this commit was given up."""
+
+
 class ConservationError(RecsysError):
     """Landed rows are not the sum of accepted, duplicate and quarantined rows: something was lost."""
 

@@ -4,6 +4,11 @@ A lock is a folder ``<root>/locks/<name>/`` of numbered files; the highest numbe
 token. Taking a lock, free or abandoned, is the exclusive creation of the next number, so that of several contenders
 exactly one succeeds and no abandoned file has to be deleted first. Giving it back rewrites the file; the number stays,
 so that tokens only rise.
+
+A check before a commit is not enough: a holder that is stopped between the two may commit after another has taken
+over. So every commit under a lock carries its token, and a table refuses a lower one than it has seen
+(`recsys.store.tables`). Whoever takes a lock from a holder that did not give it back in order first shows its token to
+all tables of the lock.
 """
 
 import json
@@ -13,13 +18,14 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from recsys.errors import LockedError
+from recsys.errors import LockedError, RecsysError
 from recsys.events import log_event
 from recsys.store.files import Files
 
@@ -32,7 +38,7 @@ LISTS: Final = "lists"
 
 _LISTINGS: Final = 20  # tries
 _FILE: Final = re.compile(r"(\d{12})\.json")
-_held: "dict[tuple[str, int], Lock]" = {}  # of this process
+_held: "dict[str, Lock]" = {}  # of this process, by folder; of two on one folder, of which one was lost, the newer
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Holder:
     since: str
     heartbeat: float  # seconds since 1970 UTC
     held: bool = True
+    in_order: bool = True  # given back by a holder none of whose commits can still be under way
 
     def __str__(self) -> str:
         silent = max(0.0, time.time() - self.heartbeat)
@@ -57,7 +64,16 @@ class Holder:
 class Lock:
     """One named lock, held inside a ``with``; a heartbeat thread shows that the holder lives."""
 
-    def __init__(self, files: Files, root: str, name: str, *, job: str, expiry_seconds: float) -> None:
+    def __init__(
+        self,
+        files: Files,
+        root: str,
+        name: str,
+        *,
+        job: str,
+        expiry_seconds: float,
+        fence: Callable[[str], None] = lambda name: None,
+    ) -> None:
         """Takes nothing yet.
 
         Args:
@@ -67,12 +83,15 @@ class Lock:
             job: Who locks it, for the message that others get.
             expiry_seconds: A holder that gave no sign for so long is taken for dead; all hosts' clocks must agree
                 better than that. A dead process on this host is seen at once.
+            fence: Makes the tables that this lock is for refuse earlier holders; gets the lock's name. Called when the
+                lock is taken from one who did not give it back in order.
         """
         self.name = name
         self._files = files
         self._folder = _folder(files, root, name)
         self._job = job
         self._expiry = expiry_seconds
+        self._fence = fence
         self._holder: Holder | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -109,7 +128,7 @@ class Lock:
                 log_event(
                     log, "lock_taken_over", level=logging.WARNING, lock=self.name, of=str(latest), because=why_dead
                 )
-            mine = self._new_holder(1 if latest is None else latest.token + 1)
+            mine = self._new_holder(_first_token() if latest is None else latest.token + 1)
             if not self._files.create(self._path(mine.token), _encode(mine)):
                 continue  # another was quicker: look again who
             now_latest = _read_latest(self._files, self._folder)
@@ -119,7 +138,13 @@ class Lock:
         self._holder = mine
         self._clean_up()
         self._start_heartbeat()
-        _held[self._folder, mine.token] = self
+        _held[self._folder] = self
+        if latest is not None and (latest.held or not latest.in_order):
+            try:
+                self._fence(self.name)
+            except BaseException:
+                self.release(in_order=False)
+                raise
         return mine.token
 
     def check(self) -> None:
@@ -130,20 +155,31 @@ class Lock:
         """
         latest = _read_latest(self._files, self._folder)
         if latest is None or latest.token != self.token:
-            raise LockedError(
-                f"lock '{self.name}' was lost while this job gave no sign: now {latest or 'nobody'} holds it. "
-                "Nothing was committed; run the job again."
-            )
+            raise LockedError(self.loss(latest))
 
-    def release(self) -> None:
-        """Give the lock back; one that was lost is left to its new holder."""
+    def loss(self, latest: Holder | None = None) -> str:
+        """What to tell whoever holds a lock no longer."""
+        now = "another job has taken it" if latest is None or not latest.held else f"now {latest} holds it"
+        return (
+            f"lock '{self.name}' was lost while this job gave no sign for {self._expiry:.0f} s: {now}. What this job "
+            "had not committed by then is not committed; run it again."
+        )
+
+    def release(self, *, in_order: bool = True) -> None:
+        """Give the lock back; one that was lost is left to its new holder.
+
+        Args:
+            in_order: No commit of this holder can still be under way; otherwise the next one lets the tables know.
+        """
         if self._holder is None:
             return
-        _held.pop((self._folder, self._holder.token), None)
+        if _held.get(self._folder) is self:
+            del _held[self._folder]
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self._files.write(self._path(self._holder.token), _encode(replace(self._holder, held=False)))
+        given_back = replace(self._holder, held=False, in_order=in_order)
+        self._files.write(self._path(self._holder.token), _encode(given_back))
         self._holder = None
 
     def __enter__(self) -> Self:
@@ -153,7 +189,8 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        # An error that nobody raised on purpose leaves open what the JVM or the file system is still doing.
+        self.release(in_order=err is None or isinstance(err, RecsysError))
 
     def _path(self, token: int) -> str:
         return f"{self._folder}/{token:012d}.json"
@@ -203,6 +240,21 @@ def check_held() -> None:
     """
     for lock in list(_held.values()):
         lock.check()
+
+
+def held_for(root: str, name: str) -> Lock | None:
+    """The lock of this name that this process has taken and not given back, lost or not; None without one.
+
+    Args:
+        root: of the warehouse, resolved.
+        name: what is locked.
+    """
+    return _held.get(f"{root}/locks/{name}")
+
+
+def _first_token() -> int:
+    """The first number in a folder: seconds since 1970, so that tokens rise even when somebody deleted the folder."""
+    return int(time.time())
 
 
 def read_holders(files: Files, root: str) -> list[Holder]:

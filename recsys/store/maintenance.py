@@ -39,19 +39,6 @@ def drop_old_generations(tables: Tables, keep: int) -> list[int]:
     return dropped
 
 
-def join_small_files(spark: SparkSession, tables: Sequence[Table]) -> int:
-    """Join the small files that appends leave.
-
-    Returns:
-        The number of files that were joined into larger ones.
-    """
-    joined = 0
-    for table in tables:
-        [metrics] = DeltaTable.forPath(spark, table.path).optimize().executeCompaction().collect()
-        joined += metrics["metrics"]["numFilesRemoved"]
-    return joined
-
-
 def vacuum(spark: SparkSession, tables: Sequence[Table], hours: float) -> None:
     """Remove files that no version of the last `hours` refers to. A reader that started longer ago fails."""
     with _vacuum_settings(spark, hours):

@@ -1,14 +1,21 @@
-"""The eight Delta tables under one warehouse root, and the few things the system does with a table."""
+"""The eight Delta tables under one warehouse root, and the few things the system does with a table.
+
+Every commit to a table that a lock is for carries the fencing token of its holder (`recsys.store.locks`), as the
+version of a Delta transaction: Delta leaves out a commit whose version is not above the last one, and fails one that
+began before the last one was made. So a holder that was stopped, at any point, until another had taken over cannot
+commit.
+"""
 
 import json
 import logging
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
+from delta import exceptions as conflicts
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as sf
@@ -16,10 +23,12 @@ from pyspark.sql.types import StructType
 
 from recsys import columns as c
 from recsys import schemas
-from recsys.errors import ConfigError
+from recsys.errors import CommitConflictError, ConfigError, LockedError
 from recsys.events import log_event
 from recsys.store.files import Files
+from recsys.store.locks import LISTS, TABLES, Lock, held_for
 from recsys.store.params import WarehouseParams
+from recsys.store.pause import pause_at
 
 log = logging.getLogger(__name__)
 
@@ -33,31 +42,49 @@ _ahead = ThreadPoolExecutor(1, "read_ahead")
 # What a commit's metadata say.
 _MARK = "write"
 _NOTE = "note"
+_TXN = "txn"
+
+# The Delta transaction of commits under a lock. Its version is the token, then room for the commits of one holder.
+_FENCE: Final = "recsys/lock"
+_COMMITS: Final = 2**28
+
+ATTEMPTS: Final = 3  # of one commit that others' commits are in the way of
+_CONFLICTS: Final = (
+    conflicts.ConcurrentAppendException,
+    conflicts.ConcurrentDeleteDeleteException,
+    conflicts.ConcurrentDeleteReadException,
+    conflicts.ConcurrentTransactionException,
+    conflicts.ConcurrentWriteException,
+    conflicts.DeltaConcurrentModificationException,
+    conflicts.MetadataChangedException,
+    conflicts.ProtocolChangedException,
+)
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """What a table is made with."""
+    """What a table is made with, and the lock it is written under."""
 
     schema: StructType
     partitioned_by: tuple[str, ...] = ()
+    lock: str | None = None
 
 
 SPECS: Mapping[str, TableSpec] = {
-    "ratings": TableSpec(schemas.RATINGS, (c.BUCKET,)),
-    "quarantine": TableSpec(schemas.QUARANTINE),
-    "ingest_ledger": TableSpec(schemas.INGEST_LEDGER),
-    "items": TableSpec(schemas.ITEMS),
-    "user_blocks": TableSpec(schemas.USER_BLOCKS, (c.BUCKET,)),
-    "recommendations": TableSpec(schemas.RECOMMENDATIONS, (c.GENERATION,)),
-    "generations": TableSpec(schemas.GENERATIONS),
+    "ratings": TableSpec(schemas.RATINGS, (c.BUCKET,), lock=TABLES),
+    "quarantine": TableSpec(schemas.QUARANTINE, lock=TABLES),
+    "ingest_ledger": TableSpec(schemas.INGEST_LEDGER, lock=TABLES),
+    "items": TableSpec(schemas.ITEMS, lock=TABLES),
+    "user_blocks": TableSpec(schemas.USER_BLOCKS, (c.BUCKET,), lock=TABLES),
+    "recommendations": TableSpec(schemas.RECOMMENDATIONS, (c.GENERATION,), lock=LISTS),
+    "generations": TableSpec(schemas.GENERATIONS, lock=LISTS),
     "job_runs": TableSpec(schemas.JOB_RUNS),
 }
 
 
 @dataclass(frozen=True)
 class Txn:
-    """One write as Delta remembers it: a second write of the same or a lower version of an app is skipped."""
+    """One write as the table remembers it: a second write of the same or a lower version of an app is skipped."""
 
     app: str
     version: int
@@ -71,6 +98,7 @@ class Table:
         self._files = files
         self.name = name
         self.path = path
+        self._lock = SPECS[name].lock if name in SPECS else None
 
     def exists(self) -> bool:
         """Whether the table has been made."""
@@ -83,7 +111,11 @@ class Table:
         builder = builder.property("delta.checkpointInterval", "50")
         for key, value in properties.items():
             builder = builder.property(key, value)
-        builder.partitionedBy(*spec.partitioned_by).execute()
+        try:
+            builder.partitionedBy(*spec.partitioned_by).execute()
+        except _CONFLICTS:  # another job makes the same table
+            if not self.exists():
+                raise
 
     def read(self) -> DataFrame:
         """The rows of the latest version."""
@@ -135,26 +167,22 @@ class Table:
 
     def properties(self) -> dict[str, str]:
         """The table's properties."""
-        entries = self._snapshot().metadata().configuration().iterator()
-        found: dict[str, str] = {}
-        while entries.hasNext():
-            entry = entries.next()
-            found[entry._1()] = entry._2()
-        return found
+        return _to_dict(self._snapshot().metadata().configuration())
 
     def last_txn(self, app: str) -> int | None:
-        """The highest version an app has written, None when it has written nothing."""
-        found = self._snapshot().transactions().get(app)
-        return int(found.get()) if found.isDefined() else None
+        """The highest version an app has written, None when it has written nothing that the log still tells of."""
+        found = self._transactions().get(app)
+        for _, actions in self._recent_commits():
+            txn = _txn_of(actions)
+            if txn is not None and txn.app == app:
+                return txn.version if found is None else max(found, txn.version)
+        return found
 
     def txn_rows(self, txn: Txn) -> int | None:
         """Rows that one txn's commit wrote, read from the commit itself; None when it is not in the recent log."""
-        for version in range(self.version(), -1, -1):
-            actions = self._actions(version)
-            if actions is None:
-                return None
-            if any(a.get("txn", {}).get("appId") == txn.app and a["txn"]["version"] == txn.version for a in actions):
-                return int(self._commit_info(version)["operationMetrics"]["numOutputRows"])
+        for version, actions in self._recent_commits():
+            if _txn_of(actions) == txn:
+                return self._rows_written(version)
         return None
 
     def read_ahead(self) -> "Future[None]":
@@ -182,13 +210,16 @@ class Table:
     ) -> int:
         """Add rows in one commit and return how many; none with a ``txn`` that the table knows already.
 
-        Looking a txn up costs Delta the reconstruction of the table's state, about a second: a caller that cannot write
-        twice does without. The ``note`` is for `last_note`.
+        The ``note`` is for `last_note`.
+
+        Raises:
+            LockedError: this job's lock on the table was lost; nothing is written.
+            CommitConflictError: others' commits were in the way `ATTEMPTS` times; nothing is written.
         """
         writer = rows.write.format("delta").mode("append").options(**(options or {}))
-        if txn is not None:
-            writer = writer.option("txnAppId", txn.app).option("txnVersion", txn.version)
-        return self._commit(writer, note)
+        if txn is not None and (self.last_txn(txn.app) or -1) >= txn.version:
+            return 0
+        return self._commit(writer, note, txn)
 
     def replace(self, rows: DataFrame, where: str, *, note: Mapping[str, int] | None = None) -> int:
         """Put rows in the place of those that fulfil the SQL condition, in one commit; returns how many are new.
@@ -200,17 +231,16 @@ class Table:
 
         Raises:
             AnalysisException: one of the new rows does not fulfil the condition.
+            LockedError: this job's lock on the table was lost; nothing is written.
+            CommitConflictError: others' commits were in the way `ATTEMPTS` times; nothing is written.
         """
         writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", where)
         return self._commit(writer, note)
 
     def last_note(self) -> dict[str, int] | None:
         """The note of the latest commit, None when that has none or something else wrote it."""
-        try:
-            said = json.loads(self._commit_info(self.version()).get("userMetadata", "null"))
-        except ValueError:  # others write what they like there
-            return None
-        return said.get(_NOTE) if isinstance(said, dict) else None
+        note: dict[str, int] | None = _said(self._commit_info(self.version())).get(_NOTE)
+        return note
 
     def partitions_added(self, column: str, *, after: int, through: int) -> set[str] | None:
         """Values of the partition column that commits after one version brought rows for, read from the log.
@@ -227,20 +257,91 @@ class Table:
         return found
 
     def delete(self, where: str) -> None:
-        """Remove the rows that fulfil the SQL condition, in one commit."""
-        DeltaTable.forPath(self._spark, self.path).delete(where)
+        """Remove the rows that fulfil the SQL condition, in one commit.
 
-    def _commit(self, writer: DataFrameWriter, note: Mapping[str, int] | None) -> int:
-        """Write, and find out from the commit itself how many rows; 0 when Delta knew the txn and made none."""
-        said = {} if note is None else {_NOTE: dict(note)}
-        mark = json.dumps({**said, _MARK: uuid.uuid4().hex})  # tells it from others' commits that come in between
-        before = self.version()
-        writer.option("userMetadata", mark).save(self.path)
-        for version in range(before + 1, self.version() + 1):
-            info = self._commit_info(version)
-            if info.get("userMetadata") == mark:
-                return int(info["operationMetrics"]["numOutputRows"])
+        Raises:
+            LockedError, CommitConflictError: see `replace`.
+        """
+        self.replace(self._no_rows(), where)  # unlike Delta's own DELETE, a write can carry a token
+
+    def fence(self) -> None:
+        """Let the table see the token of this job's lock: from now on it refuses earlier holders.
+
+        Raises:
+            LockedError: the lock was lost meanwhile.
+        """
+        self._commit(self._no_rows().write.format("delta").mode("append"), None)
+
+    def join_small_files(self) -> int:
+        """Join the small files that appends leave, and return how many there were; none when writers are in the way.
+
+        It changes no row, so it carries no token; whoever changes rows meanwhile wins.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                [found] = DeltaTable.forPath(self._spark, self.path).optimize().executeCompaction().collect()
+            except _CONFLICTS as err:
+                self._log_conflict(err, attempt)
+            else:
+                return int(found["metrics"]["numFilesRemoved"])
         return 0
+
+    def _commit(self, writer: DataFrameWriter, note: Mapping[str, int] | None, txn: Txn | None = None) -> int:
+        """Write, and find out from the commit itself how many rows; 0 when Delta knew the txn and made none.
+
+        A commit that failed because of others' is tried again, a bounded number of times, after a look whether it was
+        made after all: the file system may have done what it could not confirm.
+        """
+        said: dict[str, Any] = {} if note is None else {_NOTE: dict(note)}
+        said |= {} if txn is None else {_TXN: [txn.app, txn.version]}
+        mark = json.dumps({**said, _MARK: uuid.uuid4().hex})  # tells it from others' commits that come in between
+        writer = writer.option("userMetadata", mark)
+        lock = self._held_lock()
+        before = self.version()
+        conflict = None
+        for attempt in range(1, ATTEMPTS + 1):
+            carried = txn if lock is None else self._next_fence(lock)
+            if carried is not None:
+                writer = writer.option("txnAppId", carried.app).option("txnVersion", carried.version)
+            pause_at(f"commit:{self.name}")
+            try:
+                writer.save(self.path)
+                conflict = None
+            except _CONFLICTS as err:
+                conflict = err
+                self._log_conflict(err, attempt)
+            for version in range(before + 1, self.version() + 1):
+                if self._commit_info(version).get("userMetadata") == mark:
+                    return self._rows_written(version)
+            if conflict is None and lock is None:
+                return 0  # Delta knew the txn
+        why = "it was left out" if conflict is None else f"{type(conflict).__name__}"
+        raise CommitConflictError(
+            f"table '{self.path}': {ATTEMPTS} attempts to commit failed because others committed meanwhile ({why}). "
+            "Nothing of this commit was written. Run the job again; if it comes again, find out who else writes there."
+        ) from conflict
+
+    def _held_lock(self) -> Lock | None:
+        return None if self._lock is None else held_for(self.path.rpartition("/")[0], self._lock)
+
+    def _next_fence(self, lock: Lock) -> Txn:
+        """What the next commit under a lock carries.
+
+        Raises:
+            LockedError: the lock was lost.
+        """
+        lock.check()
+        last, own = self._transactions().get(_FENCE, 0), lock.token * _COMMITS
+        if last >= own + _COMMITS:  # the table knows better than a lock file that somebody put back
+            raise LockedError(lock.loss())
+        return Txn(_FENCE, max(last, own) + 1)
+
+    def _no_rows(self) -> DataFrame:
+        return self._spark.createDataFrame([], self.read().schema)
+
+    def _log_conflict(self, err: Exception, attempt: int) -> None:
+        kind = type(err).__name__
+        log_event(log, "commit_conflict", level=logging.WARNING, table=self.name, error=kind, attempt=attempt)
 
     def _snapshot(self) -> Any:
         jvm: Any = self._spark._jvm
@@ -248,6 +349,21 @@ class Table:
         delta_log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session._jsparkSession, self.path)
         none = jvm.scala.Option.empty()
         return delta_log.update(False, none, none)
+
+    def _transactions(self) -> dict[str, int]:
+        """The highest version of each Delta transaction. Costs the reconstruction of the state, see `read_ahead`."""
+        return _to_dict(self._snapshot().transactions())
+
+    def _recent_commits(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """What commits did, newest first, as far back as the log reaches."""
+        for version in range(self.version(), -1, -1):
+            actions = self._actions(version)
+            if actions is None:
+                return
+            yield version, actions
+
+    def _rows_written(self, version: int) -> int:
+        return int(self._commit_info(version)["operationMetrics"]["numOutputRows"])
 
     def _commit_info(self, version: int) -> dict[str, Any]:
         return next((action["commitInfo"] for action in self._actions(version) or [] if "commitInfo" in action), {})
@@ -259,6 +375,29 @@ class Table:
         except FileNotFoundError:
             return None
         return [json.loads(line) for line in text.splitlines()]
+
+
+def _said(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What one of our commits says of itself, nothing for others'."""
+    try:
+        said = json.loads(info.get("userMetadata", "null"))
+    except ValueError:  # others write what they like there
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _txn_of(actions: list[dict[str, Any]]) -> Txn | None:
+    """The txn that a commit was given."""
+    found = next((_said(action["commitInfo"]).get(_TXN) for action in actions if "commitInfo" in action), None)
+    return None if found is None else Txn(*found)
+
+
+def _to_dict(scala_map: Any) -> dict[str, Any]:
+    found, entries = {}, scala_map.iterator()
+    while entries.hasNext():
+        entry = entries.next()
+        found[entry._1()] = entry._2()
+    return found
 
 
 class Memo(Generic[T]):
@@ -323,6 +462,16 @@ class Tables:
                 users_per_block=self.users_per_block,
             )
         return self
+
+    def fence(self, lock: str) -> None:
+        """Let all tables that are written under a lock refuse its earlier holders; this process holds it.
+
+        Raises:
+            LockedError: the lock was lost meanwhile.
+        """
+        fenced = [table for table in self._tables.values() if SPECS[table.name].lock == lock and table.exists()]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(Table.fence, fenced))
 
     def versions(self) -> dict[str, int]:
         """The latest version of every table."""

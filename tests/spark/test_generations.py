@@ -27,7 +27,7 @@ from recsys.store.generations import (
     served_stack,
     write_lists,
 )
-from recsys.store.maintenance import drop_old_generations, join_small_files, vacuum
+from recsys.store.maintenance import drop_old_generations, vacuum
 from recsys.store.tables import Tables
 from tests.publications import Lists, frame, have_published, lists_of, make_tables, publish_lists, read_lists
 
@@ -198,7 +198,7 @@ def test_maintenance_keeps_what_a_rollback_can_reach_and_what_is_not_published_y
     write_lists(tables, 4, frame(spark, 4, lists_of(4)))
     assert drop_old_generations(tables, keep=2) == [1]
     assert drop_old_generations(tables, keep=2) == []
-    join_small_files(spark, [tables.recommendations])
+    tables.recommendations.join_small_files()
     vacuum(spark, [tables.recommendations, tables.generations], hours=0)
     stored = tables.recommendations.read().select(c.GENERATION).distinct().orderBy(c.GENERATION).collect()
     assert [row[0] for row in stored] == [2, 3, 4]

@@ -48,7 +48,7 @@ def test_a_lock_given_back_is_free_and_its_token_rises(files: Files, tmp_path: P
         with a_lock(files, tmp_path) as lock:
             tokens.append(lock.token)
             assert [holder.job for holder in read_holders(files, str(tmp_path))] == ["this job"]
-    assert tokens == [1, 2, 3]
+    assert tokens == [tokens[0], tokens[0] + 1, tokens[0] + 2]
     assert read_holders(files, str(tmp_path)) == []
     assert len(list((tmp_path / "locks" / "tables").iterdir())) == 1
 
@@ -86,9 +86,9 @@ def test_case_23_a_holder_elsewhere_is_believed_until_it_has_been_silent_for_the
 
 def test_case_23_a_holder_that_wakes_up_too_late_cannot_commit(files: Files, tmp_path: Path) -> None:
     sleeper = a_lock(files, tmp_path, job="sleeper")
-    sleeper.acquire()
+    token = sleeper.acquire()
     check_held()
-    leave_behind(tmp_path, token=2, job="successor")
+    leave_behind(tmp_path, token=token + 1, job="successor")
     with pytest.raises(LockedError, match="now successor"):
         sleeper.check()
     with pytest.raises(LockedError, match="now successor"):
