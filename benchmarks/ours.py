@@ -38,7 +38,7 @@ from recsys.als.plan import measure_speed, plan_fit
 from recsys.als.sweep import BLOCKS_OF_A_FIT
 from recsys.blocks.codec import SplitBlock
 from recsys.blocks.split import split_blocks
-from recsys.ingestion import bring_blocks_up_to_date
+from recsys.ingestion import bring_blocks_up_to_date, read_user_blocks
 from recsys.planning import find_resources, read_statistics
 from recsys.ranking.model import ListModel
 from recsys.ranking.params import RankingParams
@@ -398,7 +398,7 @@ def _open_tables(spark: SparkSession, folder: Path, shape: data.Shape) -> Tables
 
 
 def _split(tables: Tables) -> DataFrame:
-    return split_blocks(tables.user_blocks.read(), cutoff_us=data.HELD_START)
+    return split_blocks(read_user_blocks(tables), cutoff_us=data.HELD_START)
 
 
 def _fit_from_tables(

@@ -12,7 +12,7 @@ from jobs.runner import JobContext, JobResult, run_job
 from recsys import columns as c
 from recsys.blocks.split import count_events, find_times, split_blocks
 from recsys.errors import PublicationError
-from recsys.ingestion import find_reflected
+from recsys.ingestion import find_reflected, read_user_blocks
 from recsys.ranking.model import ListModel
 from recsys.ranking.score import fallback_row, score_blocks
 from recsys.schemas import RECOMMENDATIONS
@@ -66,13 +66,14 @@ def run(context: JobContext, *, reason: str = "score_users", force: bool = False
         table.read_ahead()
     champion = ListModel.from_files(registry.load(version)).listed_as(context.settings.ranking)
     items = read_items(tables.items, versions[tables.items.name])
+    blocks = read_user_blocks(tables, versions[tables.user_blocks.name])
     if registry.describe(version).table_versions.items() >= versions.items():  # fitted on all that there is
         model = champion
     else:
-        model = refresh_model(champion, tables.user_blocks.read_version(versions[tables.user_blocks.name]), items)
+        model = refresh_model(champion, blocks, items)
     generation = next_generation(tables)
     split = split_blocks(
-        tables.user_blocks.read_version(versions[tables.user_blocks.name]),
+        blocks,
         cutoff_us=None,
         as_of_us=model.as_of_us,
         half_life_days=model.factors.params.rating_half_life_days,

@@ -20,7 +20,7 @@ from recsys.config import Settings
 from recsys.errors import GateRefusedError, NothingToTrainError, RegistryError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, POPULARITY, RECENT_POPULARITY, Judgement
 from recsys.evaluation.report import draw_learning_curve, draw_metric_by_activity
-from recsys.ingestion import find_reflected, read_ledger
+from recsys.ingestion import find_reflected, read_ledger, read_user_blocks
 from recsys.planning import find_resources, guess_statistics, read_statistics
 from recsys.ranking.model import ListModel
 from recsys.session import ROOT
@@ -194,7 +194,7 @@ def read_training_data(tables: Tables, champion: Champion | None) -> tuple[Train
         new_events=new_events,
         new_items=int(np.count_nonzero(items.batches > through)),
     )
-    blocks = tables.user_blocks.read_version(versions[tables.user_blocks.name])
+    blocks = read_user_blocks(tables, versions[tables.user_blocks.name])
     data = TrainingData(blocks, items.ids, new_share=new_events / events)
     return data, change, {**versions, THROUGH_BATCH: reflected}
 

@@ -37,6 +37,7 @@ AVAILABLE: Final = "available"
 
 # user_blocks (packed) and split blocks (what a fit or a judgement reads)
 BLOCK: Final = "block"
+LAYER: Final = "layer"  # of `recsys.blocks.codec`
 N_USERS: Final = "n_users"
 N_RATINGS: Final = "n_ratings"
 USER_IDS: Final = "user_ids"
@@ -46,6 +47,9 @@ VALUES: Final = "values"
 DICTIONARY: Final = "dictionary"
 TIMES: Final = "times"
 EVENT_IDS: Final = "event_ids"
+OLDEST: Final = "oldest"
+NEWEST: Final = "newest"
+RECENT: Final = "recent"  # what is laid over a block when it is read; never stored
 CONTENT: Final = "content"  # of a Parquet file of the ratings table, on its way to be packed; never stored
 WEIGHTS: Final = "weights"
 HELD_OFFSETS: Final = "held_offsets"

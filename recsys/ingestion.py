@@ -10,18 +10,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import reduce
+from typing import Final
 from urllib.parse import unquote
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.types import LongType, StructField, StructType, TimestampType
 
 from recsys import columns as c
 from recsys import schemas
 from recsys.adoption import adopt_contract, keeps_events, register_consumer
-from recsys.blocks.update import update_blocks
+from recsys.blocks.codec import NEWCOMERS, RECENT, WHOLE
+from recsys.blocks.recent import assemble, gather_recent, has_conflicts
+from recsys.blocks.update import Packing, update_blocks
 from recsys.config import Settings
 from recsys.errors import DataRejectedError, SourceChangedError, StorageError, UsageError
 from recsys.events import log_event
@@ -57,6 +60,8 @@ from recsys.store.tables import Memo, Table, Tables, Txn
 log = logging.getLogger(__name__)
 
 _RATING = schemas.RATINGS.names
+_BESIDE: Final = "beside"  # in the note of a commit to user_blocks: whether recent ratings lie beside blocks
+MOST_RECENT: Final = 10_000_000  # ratings beside blocks: every executor gets all of them, 11 bytes each
 
 _ledgers: Memo[Seen] = Memo()
 
@@ -465,7 +470,8 @@ def read_ledger(tables: Tables) -> Seen:
 def bring_blocks_up_to_date(tables: Tables, *, through_batch: int) -> int:
     """Pack the ratings of batches that the user blocks do not reflect yet, and return how many users are new.
 
-    Only the buckets of those ratings are read and written. Without any blocks this packs all ratings.
+    Only the buckets of those ratings are read and written. Without any blocks this packs all ratings. Beside large
+    blocks a few new ratings are packed alone: `recsys.blocks.recent`.
 
     Args:
         tables: of the warehouse.
@@ -480,12 +486,8 @@ def bring_blocks_up_to_date(tables: Tables, *, through_batch: int) -> int:
     if touched is None:
         touched = {str(row[0]) for row in events.select(c.BUCKET).distinct().collect()}
     where = f"{c.BUCKET} IN ({', '.join(sorted(touched, key=int))})"
-    before, after = Observation(), Observation()
-    n_users = sf.coalesce(sf.sum(c.N_USERS), sf.lit(0)).alias(c.N_USERS)
-    old = tables.user_blocks.read().where(where).observe(before, n_users) if reflected.batch > 0 else None
-    updated = update_blocks(
-        old,
-        tables.ratings.read_files(events.where(where)),
+    old, files = tables.user_blocks.read().where(where), tables.ratings.read_files(events.where(where))
+    packing = Packing(
         read_items(tables.items, tables.items.version()).ids,
         after_batch=reflected.batch,
         through_batch=through_batch,
@@ -493,13 +495,100 @@ def bring_blocks_up_to_date(tables: Tables, *, through_batch: int) -> int:
         users_per_block=tables.users_per_block,
         keeps_events=keeps_events(tables.ratings),
     )
-    note = {c.THROUGH_BATCH: through_batch, c.RATINGS_VERSION: version}
-    tables.user_blocks.replace(updated.observe(after, n_users), where, note=note)
+    new_users = None
+    if _may_lie_beside(tables, events, packing):
+        new_users = _put_beside(tables, old, files, packing, touched, where)
+    if new_users is None:
+        new_users = _merge_into_blocks(tables, old, files, packing, touched, where)
     tables.user_blocks.read_ahead()
     pause_at("ingest:after_blocks")
-    new_users: int = after.get[c.N_USERS] - (before.get[c.N_USERS] if old is not None else 0)
     log_event(log, "blocks_updated", through_batch=through_batch, buckets=len(touched), new_users=new_users)
     return new_users
+
+
+def _merge_into_blocks(
+    tables: Tables, old: DataFrame, files: DataFrame, packing: Packing, touched: set[str], where: str
+) -> int:
+    """Pack the blocks of the touched buckets anew, recent ratings with them; returns how many users are new."""
+    before, after = Observation(), Observation()
+    is_first = packing.after_batch == 0
+    updated = update_blocks(None if is_first else old.observe(before, _count_users()), files, packing)
+    has_recent = not is_first and len(touched) < tables.buckets and _has_recent(tables, tables.user_blocks.version())
+    note = {**_note(packing), _BESIDE: int(has_recent)}
+    tables.user_blocks.replace(updated.observe(after, _count_users()), where, note=note)
+    new_users: int = after.get[c.N_USERS] - (0 if is_first else before.get[c.N_USERS])
+    return new_users
+
+
+def _put_beside(
+    tables: Tables, old: DataFrame, files: DataFrame, packing: Packing, touched: set[str], where: str
+) -> int | None:
+    """Pack new ratings beside the blocks; returns how many users are new, None where it takes whole blocks."""
+    whole = old.where(sf.col(c.LAYER) == WHOLE).select(c.BUCKET).distinct()
+    if {str(row[0]) for row in whole.collect()} != touched:
+        return None
+    gathered = gather_recent(old, files, packing).persist()
+    try:
+        if has_conflicts(old, gathered):
+            return None
+        [[before]] = old.where(sf.col(c.LAYER) != WHOLE).agg(_count_users()).collect()
+        [[after]] = gathered.agg(_count_users()).collect()
+        where = f"{where} AND {c.LAYER} IN ({RECENT}, {NEWCOMERS})"
+        tables.user_blocks.replace(gathered, where, note={**_note(packing), _BESIDE: 1})
+    finally:
+        gathered.unpersist()
+    new_users: int = after - before
+    return new_users
+
+
+def _may_lie_beside(tables: Tables, events: DataFrame, packing: Packing) -> bool:
+    """Whether new ratings may be packed beside the blocks: few ones, beside large blocks.
+
+    Events that are summed may not: which of them the blocks have already only their ids tell.
+    """
+    if packing.keeps_events or packing.after_batch == 0 or tables.recent_share == 0:
+        return False
+    accepted = read_ledger(tables).count_accepted(through=packing.through_batch)
+    if 0 < accepted < tables.recent_from:  # known without a Spark job
+        return False
+    n_ratings = sf.sum(c.N_RATINGS)
+    held = {row[0]: row[1] for row in tables.user_blocks.read().groupBy(c.LAYER).agg(n_ratings).collect()}
+    whole, beside = held.get(WHOLE, 0), held.get(RECENT, 0) + held.get(NEWCOMERS, 0)
+    if whole < tables.recent_from:
+        return False
+    most = min(tables.recent_share * whole, MOST_RECENT)
+    few: bool = beside + events.count() <= most
+    return few
+
+
+def _count_users() -> Column:
+    """Users of a DataFrame of blocks; recent ratings are of users that blocks have."""
+    return sf.coalesce(sf.sum(sf.when(sf.col(c.LAYER) != RECENT, sf.col(c.N_USERS))), sf.lit(0)).alias(c.N_USERS)
+
+
+def _note(packing: Packing) -> dict[str, int]:
+    return {c.THROUGH_BATCH: packing.through_batch, c.RATINGS_VERSION: packing.ratings_version}
+
+
+def read_user_blocks(tables: Tables, version: int | None = None) -> DataFrame:
+    """The user blocks of one version of their table, recent ratings beside them where there are any.
+
+    What `split_blocks`, `count_events` and `find_times` take.
+
+    Args:
+        tables: of the warehouse.
+        version: of the table; None: the latest.
+    """
+    version = tables.user_blocks.version() if version is None else version
+    blocks = tables.user_blocks.read_version(version)
+    return assemble(blocks) if _has_recent(tables, version) else blocks
+
+
+def _has_recent(tables: Tables, version: int) -> bool:
+    note = tables.user_blocks.note(version)
+    if note is not None:
+        return note[_BESIDE] > 0
+    return bool(tables.user_blocks.read_version(version).where(sf.col(c.LAYER) == RECENT).head(1))
 
 
 @dataclass(frozen=True)

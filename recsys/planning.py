@@ -11,7 +11,7 @@ from pyspark.sql import functions as sf
 
 from recsys import columns as c
 from recsys.als.plan import Resources, Statistics
-from recsys.blocks.codec import read_array, read_items, unpack_values
+from recsys.blocks.codec import RECENT, read_array, read_items, unpack_values
 from recsys.errors import ConfigError, NothingToTrainError
 from recsys.session import is_one_process
 
@@ -30,12 +30,14 @@ _LEAST_OVERHEAD: Final = "384m"
 def read_statistics(user_blocks: DataFrame, n_items: int) -> Statistics:
     """Count users, ratings and blocks, and estimate the items' counts from a few blocks (two small Spark jobs).
 
+    Recent ratings beside the blocks, at most a few in a hundred, are left out.
     Users are spread over blocks by a hash of their ids, so any few blocks are a fair sample.
 
     Raises:
         NothingToTrainError: there is no rating.
     """
     sums = (sf.sum(c.N_USERS), sf.sum(c.N_RATINGS), sf.count("*"), sf.max(c.N_RATINGS))
+    user_blocks = user_blocks.where(sf.col(c.LAYER) != RECENT)
     totals = user_blocks.agg(*sums).collect()[0]
     n_users, n_ratings, n_blocks, longest_block = (int(total or 0) for total in totals)
     if n_ratings == 0:

@@ -89,9 +89,10 @@ ITEMS: Final = _table(
 
 # Users ascending by UTF-8 bytes, a user's ratings ascending by item position. A withdrawn rating stays as
 # an entry whose value is NaN, so that an older event that arrives late cannot bring it back. Where events are
-# summed, an item is there once for each event id, ascending by id.
+# summed, an item is there once for each event id, ascending by id. Layers: `recsys.blocks.codec`.
 USER_BLOCKS: Final = _table(
-    f"{c.BUCKET} INT NOT NULL, {c.BLOCK} INT NOT NULL, {c.N_USERS} INT NOT NULL, {c.N_RATINGS} LONG NOT NULL, "
+    f"{c.BUCKET} INT NOT NULL, {c.BLOCK} INT NOT NULL, {c.LAYER} INT NOT NULL, "
+    f"{c.N_USERS} INT NOT NULL, {c.N_RATINGS} LONG NOT NULL, "
     f"{c.USER_IDS} ARRAY<STRING> NOT NULL, "
     f"{c.OFFSETS} BINARY NOT NULL, "  # int64, U + 1
     f"{c.ITEMS} BINARY NOT NULL, "  # uint16 when all positions fit, else uint32; N
@@ -99,6 +100,7 @@ USER_BLOCKS: Final = _table(
     f"{c.DICTIONARY} BINARY NOT NULL, "  # float32, at most 256 values ascending, NaN last; may be empty
     f"{c.TIMES} BINARY NOT NULL, "  # int64 microseconds since 1970 UTC; N
     f"{c.EVENT_IDS} BINARY NOT NULL, "  # int32 offsets N + 1, then UTF-8; N; breaks ties between events of one time
+    f"{c.OLDEST} LONG NOT NULL, {c.NEWEST} LONG NOT NULL, "  # of the times
     f"{c.THROUGH_BATCH} LONG NOT NULL, {c.RATINGS_VERSION} LONG NOT NULL"
 )
 

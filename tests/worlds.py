@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 from recsys import columns as c
-from recsys.blocks.update import update_blocks
+from recsys.blocks.update import Packing, update_blocks
 from recsys.schemas import RATINGS
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -47,8 +47,8 @@ def make_blocks(spark: SparkSession, events: Sequence[Event], ids: Sequence[str]
         for n, e in enumerate(events)
     ]
     frame = spark.createDataFrame(rows, RATINGS)
-    made_of = {"after_batch": 0, "through_batch": 1, "ratings_version": 1}
-    return update_blocks(None, rating_files(frame), ids, users_per_block=4096, **made_of).localCheckpoint()
+    packing = Packing(ids, after_batch=0, through_batch=1, ratings_version=1, users_per_block=4096)
+    return update_blocks(None, rating_files(frame), packing).localCheckpoint()
 
 
 def rating_files(ratings: DataFrame) -> DataFrame:

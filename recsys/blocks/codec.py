@@ -16,7 +16,14 @@ from numpy.typing import DTypeLike, NDArray
 from recsys import columns as c
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMES: Final = np.iinfo(np.int64)
 _CODES: Final = 256  # distinct values that one byte can name
+
+# Layers of a bucket. Recent ratings are kept beside the blocks and laid over them when they are read
+# (recsys.blocks.recent), so that a few new ratings do not rewrite all old ones.
+WHOLE: Final = 0  # a block as it was last packed
+RECENT: Final = 1  # newer ratings of users of the whole block of the same number
+NEWCOMERS: Final = 2  # users of no whole block: blocks of their own, numbered after the whole ones
 
 
 def to_micros(moment: datetime) -> int:
@@ -66,6 +73,7 @@ class UserBlock:
         values: float32 (N,); NaN where the rating was withdrawn.
         times: int64 (N,), microseconds since 1970 UTC.
         event_ids: arrow strings (N,); a list of str would cost more memory than all other columns together.
+        layer: one of `WHOLE`, `RECENT` and `NEWCOMERS`.
     """
 
     bucket: int
@@ -76,6 +84,7 @@ class UserBlock:
     values: NDArray[np.float32]
     times: NDArray[np.int64]
     event_ids: pa.StringArray
+    layer: int = WHOLE
 
     def to_row(self) -> dict[str, Any]:
         """The row of ``user_blocks``, without its two version columns."""
@@ -83,6 +92,7 @@ class UserBlock:
         return {
             c.BUCKET: self.bucket,
             c.BLOCK: self.block,
+            c.LAYER: self.layer,
             c.N_USERS: len(self.user_ids),
             c.N_RATINGS: len(self.values),
             c.USER_IDS: self.user_ids,
@@ -92,7 +102,31 @@ class UserBlock:
             c.DICTIONARY: dictionary.tobytes(),
             c.TIMES: self.times.tobytes(),
             c.EVENT_IDS: pack_strings(self.event_ids),
+            c.OLDEST: int(self.times.min(initial=_TIMES.max)),
+            c.NEWEST: int(self.times.max(initial=_TIMES.min)),
         }
+
+    def of_users(self, chosen: NDArray[np.bool_], *, block: int, layer: int) -> "UserBlock":
+        """The block of some of these users.
+
+        Args:
+            chosen: (U,), which.
+            block: its number.
+            layer: its layer.
+        """
+        counts = np.diff(self.offsets)
+        ratings = np.repeat(chosen, counts)
+        return UserBlock(
+            bucket=self.bucket,
+            block=block,
+            user_ids=[self.user_ids[u] for u in np.flatnonzero(chosen)],
+            offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(counts[chosen]))),
+            items=self.items[ratings],
+            values=self.values[ratings],
+            times=self.times[ratings],
+            event_ids=self.event_ids.filter(pa.array(ratings)),
+            layer=layer,
+        )
 
     def events(self) -> Events:
         """The ratings as the events they came from."""
@@ -118,6 +152,7 @@ class UserBlock:
             values=unpack_values(row[c.DICTIONARY], row[c.VALUES]),
             times=read_array(row[c.TIMES], np.int64),
             event_ids=unpack_strings(row[c.EVENT_IDS], int(offsets[-1])),
+            layer=row[c.LAYER],
         )
 
 

@@ -13,14 +13,14 @@ from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from recsys import columns as c
-from recsys.blocks.codec import encode_row, iter_rows, pack_items, pack_values, read_array, read_items, unpack_values
+from recsys.blocks.codec import encode_row, iter_rows, pack_items, pack_values
 from recsys.blocks.partials import Part, sum_parts
+from recsys.blocks.recent import RATING_COLUMNS, read_ratings, select_ratings
 from recsys.errors import NothingToTrainError
 from recsys.schemas import SPLIT_BLOCKS
 
 MICROS_PER_DAY: Final = 86_400_000_000
 _QUANTILE_ACCURACY: Final = 100_000  # rank error of holdout_start: one in as many
-_RATING_COLUMNS: Final = (c.BUCKET, c.BLOCK, c.USER_IDS, c.OFFSETS, c.ITEMS, c.VALUES, c.DICTIONARY, c.TIMES)
 
 
 def split_blocks(
@@ -39,7 +39,7 @@ def split_blocks(
     history.
 
     Args:
-        user_blocks: rows of ``user_blocks``.
+        user_blocks: rows of ``user_blocks``, assembled where recent ratings lie beside them (`recsys.blocks.recent`).
         cutoff_us: microseconds; observed is ``time < cutoff``. None: all are observed.
         until_us: held out is ``cutoff <= time < until``. None: without end.
         as_of_us: the moment ages are counted from; needed with a half-life.
@@ -61,7 +61,7 @@ def split_blocks(
                 if out is not None:
                     yield encode_row(out, schema)
 
-    return user_blocks.select(*_RATING_COLUMNS).mapInArrow(split_batches, SPLIT_BLOCKS)
+    return select_ratings(user_blocks, c.BUCKET, c.BLOCK, *RATING_COLUMNS).mapInArrow(split_batches, SPLIT_BLOCKS)
 
 
 def count_events(
@@ -89,17 +89,17 @@ def count_events(
     def count_rows(rows: Iterable[Row]) -> Iterator[Part]:
         counts = np.zeros((1 + len(half_lives), n_items))
         for row in rows:
-            values, times = unpack_values(row[c.DICTIONARY], row[c.VALUES]), read_array(row[c.TIMES], np.int64)
-            keep = ~np.isnan(values)
+            ratings = read_ratings(row.asDict())
+            keep, times = ratings.is_current, ratings.times
             if before_us is not None:
                 keep &= times < before_us
-            items = read_items(row[c.ITEMS], len(values))[keep]
+            items = ratings.items[keep]
             counts[0] += np.bincount(items, minlength=n_items)
             for h, half_life in enumerate(half_lives, 1):
                 counts[h] += np.bincount(items, age_weights(times[keep], as_of_us, half_life), minlength=n_items)
         yield (counts,)
 
-    rows = user_blocks.select(c.ITEMS, c.VALUES, c.DICTIONARY, c.TIMES).rdd
+    rows = select_ratings(user_blocks, c.ITEMS, c.VALUES, c.DICTIONARY, c.TIMES).rdd
     [counts] = sum_parts(rows.mapPartitions(count_rows), shapes=[(1 + len(half_lives), n_items)])
     return counts
 
@@ -128,10 +128,10 @@ def find_times(user_blocks: DataFrame, shares: Sequence[float] = ()) -> Timeline
     def times_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for row in iter_rows(batch):
-                values, times = unpack_values(row[c.DICTIONARY], row[c.VALUES]), read_array(row[c.TIMES], np.int64)
-                yield pa.RecordBatch.from_arrays([pa.array(times[~np.isnan(values)])], [c.EVENT_TIME])
+                ratings = read_ratings(row)
+                yield pa.RecordBatch.from_arrays([pa.array(ratings.times[ratings.is_current])], [c.EVENT_TIME])
 
-    times = user_blocks.select(c.VALUES, c.DICTIONARY, c.TIMES).mapInArrow(times_of, f"{c.EVENT_TIME} LONG")
+    times = select_ratings(user_blocks, c.VALUES, c.DICTIONARY, c.TIMES).mapInArrow(times_of, f"{c.EVENT_TIME} LONG")
     last_observed = [sf.percentile_approx(c.EVENT_TIME, 1.0 - share, _QUANTILE_ACCURACY) for share in shares]
     [[newest, *before]] = times.agg(sf.max(c.EVENT_TIME), *last_observed).collect()
     if newest is None:
@@ -149,13 +149,10 @@ def split_row(
     row: dict[str, Any], *, cutoff: int | None, until: int | None, as_of: int | None, half_life_days: float | None
 ) -> dict[str, Any] | None:
     """The split row of one row of ``user_blocks``; None when no user is left. Arguments as in ``split_blocks``."""
-    offsets = read_array(row[c.OFFSETS], np.int64)
-    known = read_array(row[c.DICTIONARY], np.float32)
-    values = read_array(row[c.VALUES], np.uint8 if len(known) else np.float32)
-    items = read_items(row[c.ITEMS], len(values))
-    times = read_array(row[c.TIMES], np.int64)
+    ratings = read_ratings(row)
+    offsets, items, times = ratings.offsets, ratings.items, ratings.times
+    known, values, current = ratings.dictionary, ratings.values, ratings.is_current
     is_value = ~np.isnan(known)
-    current = is_value[values] if len(known) else ~np.isnan(values)
     observed, held = current, np.zeros_like(current)
     if cutoff is not None:
         observed = current & (times < cutoff)
@@ -181,7 +178,7 @@ def split_row(
     return {
         c.BUCKET: row[c.BUCKET],
         c.BLOCK: row[c.BLOCK],
-        c.USER_IDS: row[c.USER_IDS].filter(pa.array(stays)),
+        c.USER_IDS: ratings.user_ids.filter(pa.array(stays)),
         c.OFFSETS: _offsets(n_observed[stays]).tobytes(),
         c.ITEMS: pack_items(items[observed]).tobytes(),
         c.VALUES: packed.tobytes(),

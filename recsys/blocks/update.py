@@ -5,6 +5,7 @@ ten bytes a rating. Read, joined and shuffled row by row by Spark, 8.9 million r
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,43 +21,51 @@ from recsys.blocks.pack import merge
 from recsys.schemas import USER_BLOCKS
 
 
-def update_blocks(
-    blocks: DataFrame | None,
-    files: DataFrame,
-    item_ids: Sequence[str],
-    *,
-    after_batch: int,
-    through_batch: int,
-    ratings_version: int,
-    users_per_block: int,
-    keeps_events: bool = False,
-) -> DataFrame:
-    """Merge rating events into the blocks of the buckets they fall in.
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How new rating events are packed.
 
-    Args:
-        blocks: rows of ``user_blocks``, all blocks of the buckets that ``files`` are of; None: build from ``files``.
-        files: bucket and content of Parquet files of the ratings table, in any order.
+    Attributes:
         item_ids: of all items by position; an event of another item fails the job.
         after_batch: events of this batch and those before it are in the blocks already.
         through_batch: the last batch the result reflects.
         ratings_version: version of the ratings table the result reflects.
         users_per_block: users a block at most.
         keeps_events: whether events are to be summed, so that each has to stay.
+    """
+
+    item_ids: Sequence[str] = field(kw_only=False)
+    after_batch: int
+    through_batch: int
+    ratings_version: int
+    users_per_block: int
+    keeps_events: bool = False
+
+
+def update_blocks(blocks: DataFrame | None, files: DataFrame, packing: Packing) -> DataFrame:
+    """Merge rating events into the blocks of the buckets they fall in.
+
+    Args:
+        blocks: rows of ``user_blocks``, of all layers of the buckets that ``files`` are of; None: build from ``files``.
+        files: bucket and content of Parquet files of the ratings table, in any order.
+        packing: how.
 
     Returns:
         Rows of ``recsys.schemas.USER_BLOCKS``: all blocks of the buckets of ``files``, and of no others.
     """
     schema = to_arrow_schema(USER_BLOCKS)
-    positions = pa.array(item_ids, pa.string())
+    positions = pa.array(packing.item_ids, pa.string())
 
     def merge_bucket(old: pa.Table, new: pa.Table) -> pa.Table:
         if new.num_rows == 0:
             return schema.empty_table()
         bucket = new.column(c.BUCKET)[0].as_py()
         sources = [UserBlock.from_row(row).events() for batch in old.to_batches() for row in iter_rows(batch)]
-        sources += [read_events(content.as_buffer(), positions, after_batch) for content in new.column(c.CONTENT)]
-        merged = merge(bucket, sources, users_per_block=users_per_block, keeps_events=keeps_events)
-        stamp = {c.THROUGH_BATCH: through_batch, c.RATINGS_VERSION: ratings_version}
+        sources += [
+            read_events(content.as_buffer(), positions, packing.after_batch) for content in new.column(c.CONTENT)
+        ]
+        merged = merge(bucket, sources, users_per_block=packing.users_per_block, keeps_events=packing.keeps_events)
+        stamp = {c.THROUGH_BATCH: packing.through_batch, c.RATINGS_VERSION: packing.ratings_version}
         return pa.Table.from_batches([encode_row(block.to_row() | stamp, schema) for block in merged], schema)
 
     new_files = files.select(c.BUCKET, c.CONTENT).groupBy(c.BUCKET)

@@ -16,6 +16,8 @@ class WarehouseParams(Section):
     root: str = "warehouse"  # local path or hdfs://
     buckets: int = Field(default=16, ge=1, le=100_000)  # of ratings and user blocks; fixed when the table is made
     users_per_block: int = Field(default=4096, ge=1)
+    recent_from: int = Field(default=10_000_000, ge=1)  # ratings in blocks from which recent ones are kept beside them
+    recent_share: float = Field(default=0.05, ge=0, le=1)  # of the ratings in blocks: more recent ones are merged
     lock_expiry_seconds: float = Field(default=120.0, gt=0)  # a lock whose holder gave no sign for this long is free
     keep_generations: int = Field(default=3, ge=1)  # that maintenance leaves for rollback
     vacuum_hours: float = Field(default=168.0, ge=0)

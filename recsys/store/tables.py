@@ -75,7 +75,7 @@ SPECS: Mapping[str, TableSpec] = {
     "quarantine": TableSpec(schemas.QUARANTINE, lock=TABLES),
     "ingest_ledger": TableSpec(schemas.INGEST_LEDGER, lock=TABLES),
     "items": TableSpec(schemas.ITEMS, lock=TABLES),
-    "user_blocks": TableSpec(schemas.USER_BLOCKS, (c.BUCKET,), lock=TABLES),
+    "user_blocks": TableSpec(schemas.USER_BLOCKS, (c.BUCKET, c.LAYER), lock=TABLES),
     "recommendations": TableSpec(schemas.RECOMMENDATIONS, (c.GENERATION,), lock=LISTS),
     "generations": TableSpec(schemas.GENERATIONS, lock=LISTS),
     "job_runs": TableSpec(schemas.JOB_RUNS),
@@ -239,7 +239,11 @@ class Table:
 
     def last_note(self) -> dict[str, int] | None:
         """The note of the latest commit, None when that has none or something else wrote it."""
-        note: dict[str, int] | None = _said(self._commit_info(self.version())).get(_NOTE)
+        return self.note(self.version())
+
+    def note(self, version: int) -> dict[str, int] | None:
+        """The note of the commit that made a version, None when that has none or something else wrote it."""
+        note: dict[str, int] | None = _said(self._commit_info(version)).get(_NOTE)
         return note
 
     def partitions_added(self, column: str, *, after: int, through: int) -> set[str] | None:
@@ -445,6 +449,8 @@ class Tables:
         self.recommendations = self._tables["recommendations"]
         self.generations = self._tables["generations"]
         self.job_runs = self._tables["job_runs"]
+        self.recent_from = params.recent_from
+        self.recent_share = params.recent_share
         self.buckets = params.buckets
         self.users_per_block = params.users_per_block
 

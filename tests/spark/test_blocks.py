@@ -15,7 +15,7 @@ from recsys import columns as c
 from recsys.blocks.codec import iter_split_blocks, to_micros
 from recsys.blocks.current import current_ratings
 from recsys.blocks.split import count_events, find_times, split_blocks
-from recsys.blocks.update import update_blocks
+from recsys.blocks.update import Packing, update_blocks
 from recsys.errors import NothingToTrainError
 from recsys.schemas import RATINGS, USER_BLOCKS
 from tests.oracles.blocks import Event, newest_events
@@ -39,8 +39,8 @@ def ratings_of(spark: SparkSession, events: Sequence[Event]) -> DataFrame:
 def updated(blocks: DataFrame | None, events: DataFrame, n_items: int) -> DataFrame:
     """Blocks of four users; items i0, i1, ... have positions 0, 1, ..."""
     ids = [f"i{i}" for i in range(n_items)]
-    made_of = {"after_batch": 0, "through_batch": 7, "ratings_version": 9}
-    return update_blocks(blocks, rating_files(events), ids, users_per_block=4, **made_of)
+    packing = Packing(ids, after_batch=0, through_batch=7, ratings_version=9, users_per_block=4)
+    return update_blocks(blocks, rating_files(events), packing)
 
 
 def random_events(seed: int, n: int) -> list[Event]:
