@@ -344,7 +344,7 @@ def test_case_15_and_16_events_add_up_to_the_same_blocks_in_any_order_and_howeve
     bought = [f"u1,i1,purchase,{DAY + 5},e3,", f"u3,i1,cart,{DAY},e4,", f"u3,i1,cart,{DAY + 1},e4,true"]
     deliveries = {
         "ordered": [[*views, *bought]],
-        "late": [bought[2:], [views[2], bought[0], views[1]], [*views, views[0]], bought[::-1]],
+        "late": [bought[2:], [views[2], bought[0], views[1]], [*views, *bought[::-1]]],
     }
     contract = changed_contract(
         tmp_path, "events.yaml", quality=[{"metric": "rowCount", "mustBeBetween": [4, 9], "unit": "rows"}]
@@ -365,7 +365,7 @@ def test_case_15_and_16_events_add_up_to_the_same_blocks_in_any_order_and_howeve
             ("u2", "i2"): 1.0,
         }, name
     assert found["late"] == found["ordered"]
-    assert caplog.text.count("volume_outside_contract") == 3  # the batches of 1, 3 and 3 rows
+    assert caplog.text.count("volume_outside_contract") == 2  # the batches of 1 and of 3 rows
     seen = split_blocks(context.tables.user_blocks.read(), cutoff_us=None).toArrow().to_batches()
     blocks = [block for batch in seen for block in iter_split_blocks(batch)]
     sums = {user: float(own.values[own.offsets[n]]) for own in blocks for n, user in enumerate(own.user_ids)}

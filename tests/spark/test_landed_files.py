@@ -28,7 +28,7 @@ LIMIT = MIB + 100  # more than is read at once
         [MIB - 1, LIMIT + 1],
         [MIB - 50, LIMIT + 1],
     ],
-    ids=str,
+    ids=lambda lengths: f"{len(lengths)} lines, the longest {max(lengths, default=0)}",
 )
 def test_case_7_a_line_above_the_limit_is_found_wherever_it_begins(
     spark: SparkSession, tmp_path: Path, lengths: list[int]
