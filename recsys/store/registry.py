@@ -443,7 +443,7 @@ class Registry:
                 advice = "Another process holds the database; try again when it has ended."
             unanswered = UNANSWERED.search(detail)
             if self._has_server and unanswered:
-                detail = f"it did not answer, asked {1 + tries} times ({unanswered['why']})"
+                detail = f"it did not answer, asked {1 + tries} times ({unanswered['why'].strip()})"
                 advice = "Start it or correct mlflow.tracking_uri, then run the job again: it goes on where it stopped."
             raise RegistryError(
                 f"could not {doing} in the model registry at {without_password(self.tracking_uri)}: {detail}. {advice}"

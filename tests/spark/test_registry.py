@@ -314,7 +314,7 @@ def test_case_49_a_tracking_server_that_is_down_gives_one_clear_error(
     with pytest.raises(RegistryError) as caught:
         log_fit(down, "k")
     assert str(caught.value) == (
-        "could not log fit k in the model registry at http://***@127.0.0.1:9: it did not answer, asked 2 times "
+        "could not look for fit k in the model registry at http://***@127.0.0.1:9: it did not answer, asked 2 times "
         "([Errno 111] Connection refused). Start it or correct mlflow.tracking_uri, then run the job again: "
         "it goes on where it stopped."
     )
