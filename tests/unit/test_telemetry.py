@@ -163,9 +163,15 @@ def test_events_are_appended_to_a_file_kept_by_run_in_a_folder_and_posted_with_t
     assert [headers["Authorization"] for headers in hook.headers] == ["Bearer k3y"] * 2
 
 
-def test_a_collector_that_is_down_does_not_keep_the_file_from_the_event(tmp_path: Path) -> None:
+def test_a_collector_or_file_that_cannot_be_written_does_not_keep_the_other_from_the_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     file = tmp_path / "events.jsonl"
     event = make_event(STARTED, PLACES, "ours")
     with webhook(status=500) as hook, pytest.raises(OSError, match="500"):
         emit(event, LineageParams(path=str(file), url=hook.url), None, {})
     assert json.loads(file.read_text()) == event
+    with webhook() as hook, pytest.raises(FileNotFoundError):
+        emit(event, LineageParams(path=str(tmp_path / "none" / "events.jsonl"), url=hook.url), None, {})
+    assert hook.bodies == [event]
