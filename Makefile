@@ -12,7 +12,7 @@ help: ## list the commands
 
 setup: $(READY) ## install everything once (network: PyPI and Maven Central)
 
-$(READY): requirements/dev.txt requirements/jars.sha256 setup.cfg tools/setup.sh
+$(READY): requirements/dev.txt requirements/jars.sha256 requirements/jars-kafka.sha256 setup.cfg tools/setup.sh
 	@PYTHON="$(PYTHON)" sh tools/setup.sh
 
 demo: $(READY) ## the whole loop on real ratings, in a few minutes

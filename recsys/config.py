@@ -18,7 +18,7 @@ from recsys.evaluation.params import EvaluationParams, GateParams
 from recsys.params import Section, without_password
 from recsys.ranking.params import RankingParams
 from recsys.ratings.params import IngestParams, LandingParams
-from recsys.store.params import MlflowParams, WarehouseParams
+from recsys.store.params import KafkaParams, MlflowParams, WarehouseParams
 
 
 class Settings(Section):
@@ -26,6 +26,7 @@ class Settings(Section):
 
     warehouse: WarehouseParams = WarehouseParams()
     landing: LandingParams = LandingParams()
+    kafka: KafkaParams = KafkaParams()
     ingest: IngestParams = IngestParams()
     contract: str = "conf/contracts/ratings.yaml"
     als: AlsParams = AlsParams()
