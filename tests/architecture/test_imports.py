@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "ml": {"schemas", "columns", "errors", "blocks", "als", "ranking"},
     "store": BASICS | {"session", "als", "ranking"},
     "ingestion": BASICS | {"blocks", "ratings", "store", "config", "session"},
+    "streaming": BASICS | {"ratings", "store", "config", "ingestion"},
     "planning": BASICS | {"blocks", "als", "session"},
     "training": BASICS | {"blocks", "als", "ranking", "evaluation", "config"},
     "serving": {"als", "ranking", "config", "columns", "errors", "params"},
