@@ -24,6 +24,7 @@ from tests.jobs.fingerprint import hash_tables
 from tests.jobs.warehouses import arguments, copy_warehouse, land_csv, make_settings
 
 DAY = 1_700_000_000
+CONTRACT = "conf/contracts/ratings.yaml"
 Open = Callable[..., JobContext]
 
 
@@ -36,10 +37,13 @@ def empty_warehouse(spark: SparkSession, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def open_warehouse(spark: SparkSession, broker: Kafka, empty_warehouse: Path, tmp_path: Path) -> Open:
-    def open_it(topic: str, name: str = "warehouse", **sections: dict[str, object]) -> JobContext:
+    def open_it(
+        topic: str, name: str = "warehouse", contract: str = CONTRACT, **sections: dict[str, object]
+    ) -> JobContext:
         own: dict[str, object] = {"bootstrap_servers": broker.servers, "topic": topic, "timeout_seconds": 20.0}
         kafka = own | sections.pop("kafka", {})
         settings = make_settings(tmp_path / name, tmp_path / "landing", kafka=kafka, **sections)
+        settings = settings.model_copy(update={"contract": contract})
         return copy_warehouse(spark, empty_warehouse, settings)
 
     (tmp_path / "landing").mkdir()
@@ -88,7 +92,7 @@ def free_port() -> int:
 def test_cases_33_to_36_poison_is_quarantined_by_its_offset_and_everything_else_of_every_partition_is_taken_in(
     broker: Kafka, open_warehouse: Open, tmp_path: Path
 ) -> None:
-    contract = yaml.safe_load((ROOT / "conf/contracts/ratings.yaml").read_text())
+    contract = yaml.safe_load((ROOT / CONTRACT).read_text())
     [versions] = [own for own in contract["schema"][0]["customProperties"] if own["property"] == "messageVersions"]
     versions["value"]["2"] = {"user_id": ["uid"]}
     (tmp_path / "contract.yaml").write_text(yaml.safe_dump(contract))
