@@ -6,13 +6,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pyspark.sql import functions as sf
 
 from jobs.runner import JobContext, JobResult, run_job
 from recsys import columns as c
+from recsys.adoption import read_consumers
+from recsys.ratings.contract import load_contract
+from recsys.session import ROOT
 from recsys.store.generations import Generation, read_history
 from recsys.store.locks import Holder, read_holders
 from recsys.store.registry import ModelVersion, Registry
@@ -23,6 +26,18 @@ SHOWN_METRICS = ("ndcg", "recall", "rmse")  # a version's metrics whose names be
 
 
 @dataclass(frozen=True)
+class ContractStatus:
+    """What is agreed with the owner of the data."""
+
+    id: str
+    version: str
+    owner: str
+    consumers: list[str]  # those that the owner lists, with their contacts
+    registered: list[str]  # those that registered themselves beside the data
+    freshness_seconds: float | None  # age of the newest batch at most
+
+
+@dataclass(frozen=True)
 class Status:
     """Everything the page shows; the field names are the keys of ``--json``."""
 
@@ -30,6 +45,7 @@ class Status:
     at: datetime
     rows: dict[str, int]
     sources: dict[str, Any]
+    contract: ContractStatus
     blocks_behind: int  # batches that are in the ratings and not yet in the user blocks
     models: dict[str, ModelVersion]
     generation: Generation | None
@@ -48,6 +64,7 @@ def run(context: JobContext) -> Status:
         at=datetime.now(UTC),
         rows=count_rows(tables),
         sources=read_sources(tables),
+        contract=read_contract(context),
         blocks_behind=count_batches_behind(tables),
         models=read_models(Registry(context.settings.mlflow, tables.root)),
         generation=now,
@@ -94,6 +111,25 @@ def read_sources(tables: Tables) -> dict[str, Any]:
     return {**found, "last_claimed_at": claimed.astimezone(UTC) if claimed else None}
 
 
+def read_contract(context: JobContext) -> ContractStatus:
+    """Owner, consumers and promises of the contract in force.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    contract = load_contract(ROOT / context.settings.contract)
+    landing = context.settings.landing.path
+    found = [] if landing is None else read_consumers(context.files, context.files.resolve(landing), contract)
+    return ContractStatus(
+        id=contract.id,
+        version=contract.version,
+        owner=contract.owner_and_contact,
+        consumers=[f"{consumer.name} ({consumer.contact})" for consumer in contract.consumers],
+        registered=[f"{entry['consumer']} since {entry.get('since')}" for entry in found],
+        freshness_seconds=None if contract.freshness is None else contract.freshness.total_seconds(),
+    )
+
+
 def count_batches_behind(tables: Tables) -> int:
     """Batches whose ratings were accepted and are not in the user blocks: more than none after a crash only."""
     through = tables.user_blocks.read().agg(sf.max(c.THROUGH_BATCH)).collect()[0][0] or 0
@@ -127,6 +163,7 @@ def format_page(status: Status) -> str:
     """The page for people."""
     sections = {
         "Sources": _format_sources(status),
+        "Contract": list(_format_contract(status)),
         "Tables": [", ".join(f"{name} {rows:,}" for name, rows in status.rows.items() if rows) or "empty"],
         "Blocks": _format_blocks(status.blocks_behind),
         "Models": list(_format_models(status)),
@@ -160,6 +197,17 @@ def _format_sources(status: Status) -> list[str]:
         f"{found[c.LANDED]:,} rows landed = {found[c.ACCEPTED]:,} accepted + {found[c.DUPLICATE]:,} duplicate "
         f"+ {found[c.QUARANTINED]:,} quarantined",
     ]
+
+
+def _format_contract(status: Status) -> Iterator[str]:
+    found, claimed = status.contract, status.sources.get("last_claimed_at")
+    yield f"{found.id} {found.version}, owner {found.owner}"
+    listed, registered = ", ".join(found.consumers) or "none listed", ", ".join(found.registered) or "none"
+    yield f"consumers: {listed}; registered: {registered}"
+    if found.freshness_seconds is not None and claimed is not None:
+        promised = status.at - timedelta(seconds=found.freshness_seconds)
+        verdict = "as fresh as promised" if claimed >= promised else "NOT as fresh as promised: ask the owner"
+        yield f"the newest batch is {_age(claimed, status.at)} old, {_age(promised, status.at)} are allowed: {verdict}"
 
 
 def _format_blocks(behind: int) -> list[str]:

@@ -20,14 +20,24 @@ from pyspark.sql.types import LongType, StructField, StructType, TimestampType
 
 from recsys import columns as c
 from recsys import schemas
+from recsys.adoption import adopt_contract, keeps_events, register_consumer
 from recsys.blocks.update import update_blocks
 from recsys.config import Settings
 from recsys.errors import DataRejectedError, SourceChangedError, UsageError
 from recsys.events import log_event
+from recsys.landed_files import LandedFiles
 from recsys.ratings.contract import RatingsContract, load_contract
 from recsys.ratings.items import number_new_items, parse_catalogue
 from recsys.ratings.kafka import OffsetRange, describe_ranges, parse_messages
-from recsys.ratings.landing import Arrival, Fault, LandedFile, cut_batches, inspect_all, list_arrivals
+from recsys.ratings.landing import (
+    UNKNOWN_COLUMN,
+    Arrival,
+    Fault,
+    LandedFile,
+    cut_batches,
+    inspect_all,
+    list_arrivals,
+)
 from recsys.ratings.ledger import (
     QUARANTINED,
     SKIPPED,
@@ -91,14 +101,16 @@ class Ingestion:
     def __init__(self, spark: SparkSession, tables: Tables, settings: Settings) -> None:
         """Read the contract and the ledger.
 
+        The ratings table is held to the contract, and this system registers itself with its owner.
+
         Raises:
             UsageError: the landing folder or the catalogue does not exist.
-            ConfigError: the contract cannot be read.
+            ConfigError: the contract cannot be read, or the ratings table was filled under another that it excludes.
         """
         check_sources(tables.files, settings)
         self._spark = spark
         self._tables = tables
-        self._files = tables.files
+        self._files = LandedFiles(spark)
         self._settings = settings
         self._contract: RatingsContract = load_contract(ROOT / settings.contract)
         landing = settings.landing.path
@@ -106,6 +118,10 @@ class Ingestion:
         self._claim_file = f"{self._tables.root}/claims/ingest_ratings.json"
         # A ledger that was lost and made again counts its batches afresh: its writes must not pass for repeated ones.
         self._app = f"ingest_ratings/{self._tables.ledger.identity()}"
+        adopt_contract(spark, tables.ratings, self._contract)
+        if self._folder is not None:
+            consumer = settings.ingest.consumer
+            register_consumer(self._files, self._folder, self._contract, consumer=consumer, warehouse=tables.root)
         self.seen = read_ledger(self._tables)
 
     def new_batches(self) -> list[list[Arrival]]:
@@ -214,6 +230,8 @@ class Ingestion:
         files: Sequence[LandedFile] = (),
     ) -> ClosedBatch:
         """The writes of a batch, in their order; ``files`` are those of a batch of files."""
+        if self._contract.unknown_columns == "reject":
+            refuse_unknown_columns(claim, checked, files, self._contract)
         refuse_too_bad(claim, files, checked, self._settings.ingest.max_bad_share, advice)
         self._files.write(self._claim_file, claim.to_json())
         pause_at("ingest:after_claim")
@@ -326,6 +344,10 @@ class Ingestion:
         self._record(claim)
         pause_at("ingest:after_ledger")
         self._files.delete(self._claim_file)
+        low, high = self._contract.volume or (0, claim.counts.landed)
+        if not low <= claim.counts.landed <= high:
+            said = {"batch": claim.batch, "landed": claim.counts.landed, "least": low, "most": high}
+            log_event(log, "volume_outside_contract", level=logging.WARNING, **said, owner=self._contract.owner)
         log_event(log, "batch_closed", batch=claim.batch, files=len(claim.entries), **asdict(claim.counts))
         return ClosedBatch(claim, new_items)
 
@@ -404,6 +426,29 @@ def find_unreadable(files: Sequence[LandedFile], err: Py4JJavaError) -> LandedFi
 def count_batch(table: Table, batch: int) -> int:
     """Rows that a table has of one batch."""
     return table.read().where(sf.col(c.BATCH) == batch).count()
+
+
+def refuse_unknown_columns(
+    claim: Claim, checked: DataFrame, files: Sequence[LandedFile], contract: RatingsContract
+) -> None:
+    """Let a batch pass whose sources have the contract's columns only.
+
+    Raises:
+        DataRejectedError: a source has another one.
+    """
+    by_row = checked.where(sf.array_contains(c.RULES, UNKNOWN_COLUMN)).groupBy(c.SOURCE).agg(sf.min(c.REASON))
+    found = {row[0]: row[1] for row in by_row.collect()}
+    found |= {file.source: file.fault.reason for file in files if file.fault and file.fault.rule == UNKNOWN_COLUMN}
+    if not found:
+        return
+    source = min(found)
+    told = ", ".join(f"{consumer.name} ({consumer.contact})" for consumer in contract.consumers) or "nobody"
+    what, advice = ("ranges of offsets", "Add") if claim.ranges else ("files", "Take the files away, or add")
+    raise DataRejectedError(
+        f"{len(found)} of {len(claim.entries)} {what} have columns that contract '{contract.id}' does not know; nothing "
+        f"of these {what} was accepted. '{source}': {found[source]}. Owner: {contract.owner_and_contact}. Depending on "
+        f"it: {told}. {advice} the column to the contract or set its unknownColumns to ignore."
+    )
 
 
 def refuse_too_bad(
@@ -499,9 +544,10 @@ def read_ledger(tables: Tables) -> Seen:
     ]
     seen = Seen(entries)
     if not entries and tables.ratings.version() > 0:
-        log_event(log, "ledger_is_empty_but_ratings_are_not", level=logging.WARNING)
-        seen.last_batch = tables.ratings.read().agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0))).collect()[0][0]
-        seen.last_accepted_batch = seen.last_batch
+        last = tables.ratings.read().agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0))).collect()[0][0]
+        if last > 0:
+            log_event(log, "ledger_is_empty_but_ratings_are_not", level=logging.WARNING)
+        seen.last_batch = seen.last_accepted_batch = last
     _ledgers.put(tables.ledger, state, seen)
     return seen
 
@@ -535,6 +581,7 @@ def bring_blocks_up_to_date(tables: Tables, *, through_batch: int) -> int:
         through_batch=through_batch,
         ratings_version=version,
         users_per_block=tables.users_per_block,
+        keeps_events=keeps_events(tables.ratings),
     )
     note = {c.THROUGH_BATCH: through_batch, c.RATINGS_VERSION: version}
     tables.user_blocks.replace(updated.observe(after, n_users), where, note=note)

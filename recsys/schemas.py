@@ -88,7 +88,8 @@ ITEMS: Final = _table(
 )
 
 # Users ascending by UTF-8 bytes, a user's ratings ascending by item position. A withdrawn rating stays as
-# an entry whose value is NaN, so that an older event that arrives late cannot bring it back.
+# an entry whose value is NaN, so that an older event that arrives late cannot bring it back. Where events are
+# summed, an item is there once for each event id, ascending by id.
 USER_BLOCKS: Final = _table(
     f"{c.BUCKET} INT NOT NULL, {c.BLOCK} INT NOT NULL, {c.N_USERS} INT NOT NULL, {c.N_RATINGS} LONG NOT NULL, "
     f"{c.USER_IDS} ARRAY<STRING> NOT NULL, "

@@ -55,6 +55,8 @@ class Events:
 class UserBlock:
     """All current ratings of some users of one bucket, withdrawn ones among them (U users, N ratings).
 
+    Where events are summed, an item is there once for each of them, ascending by event id.
+
     Attributes:
         bucket: of the users' ids.
         block: number within the bucket, from 0.

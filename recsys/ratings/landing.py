@@ -34,13 +34,15 @@ class FileStatus(Protocol):
 
 
 class FileSystem(Protocol):
-    """The part of `recsys.store.files.Files` that landing needs."""
+    """The part of `recsys.landed_files.LandedFiles` that landing needs."""
 
     def list_files(self, folder: str, *, recursive: bool = False) -> Iterator[FileStatus]: ...  # noqa: D102
     def head(self, path: str, n_bytes: int, *, unpack: bool = False) -> bytes: ...  # noqa: D102
     def sha256(self, path: str) -> str: ...  # noqa: D102
     def unpacked_size(self, path: str, at_most: int) -> int: ...  # noqa: D102
+    def has_longer_line(self, path: str, limit: int, *, unpack: bool = False) -> bool: ...  # noqa: D102
     def parquet_schema(self, path: str) -> StructType: ...  # noqa: D102
+    def parquet_size(self, path: str) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -168,27 +170,35 @@ def _look_into(
         return Fault("too_large", f"{arrival.size} bytes, allowed are {params.max_file_bytes}")
     try:
         if file_format.reader == "parquet":
-            return _layout_of_columns(files.parquet_schema(arrival.path), contract)
+            schema = files.parquet_schema(arrival.path)
+            if files.parquet_size(arrival.path) > params.max_file_bytes:
+                return Fault("too_large", f"more than {params.max_file_bytes} bytes when unpacked")
+            return _layout_of_columns(schema, contract)
         head = files.head(arrival.path, _HEAD_BYTES, unpack=is_packed)
-        if is_packed and files.unpacked_size(arrival.path, params.max_file_bytes + 1) > params.max_file_bytes:
+        size = files.unpacked_size(arrival.path, params.max_file_bytes + 1) if is_packed else arrival.size
+        if size > params.max_file_bytes:
             return Fault("too_large", f"more than {params.max_file_bytes} bytes when unpacked")
+        limit = params.max_line_bytes
+        if not _is_binary(head) and size > limit and files.has_longer_line(arrival.path, limit, unpack=is_packed):
+            return Fault("long_line", f"a line has more than {limit} bytes")
     except FileNotFoundError:
         raise
     except OSError as err:
         return Fault("unreadable", f"cannot be read as {file_format.reader}: {_short(err)}")
     if not head:
         return Fault("empty_file", "the file has no bytes when unpacked")
-    text = head.decode("utf-8-sig", errors="replace")
-    if _is_binary(text):
+    if _is_binary(head):
         return Fault("not_text", f"the content is binary; it begins with bytes {head[:8].hex(' ')}")
     if file_format.reader == "csv":
+        text = head.decode("utf-8-sig", errors="replace")
         return _layout_of_header(re.split(r"\r\n|\r|\n", text, maxsplit=1)[0], contract)
     if file_format.reader == "fields":
         return _layout_of_fields(file_format.fields or (), file_format.delimiter or "", contract)
     return Layout("json"), None
 
 
-def _is_binary(text: str) -> bool:
+def _is_binary(head: bytes) -> bool:
+    text = head.decode("utf-8-sig", errors="replace")
     strange = sum(1 for char in text if char == "\ufffd" or (char < " " and char not in "\t\r\n\f"))
     return strange > _UNREADABLE * len(text)
 

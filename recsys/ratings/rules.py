@@ -13,7 +13,7 @@ from recsys import columns as c
 from recsys.ratings.contract import IDS, RatingsContract
 
 # Control characters, and what stands where bytes were no UTF-8: an id that holds one was damaged on its way.
-_DAMAGED: Final = r"r'[\p{Cc}\x{FFFD}]'"
+_DAMAGED: Final = r"'[\\p{Cc}\\x{FFFD}]'"  # no raw literal: Delta puts spaces between the tokens of a constraint
 _PREFIX: Final = "contract_"
 
 

@@ -36,7 +36,9 @@ MAY_IMPORT = {
     "evaluation": BASICS | {"blocks", "als", "ranking"},
     "ml": {"schemas", "columns", "errors", "blocks", "als", "ranking"},
     "store": BASICS | {"session", "als", "ranking"},
-    "ingestion": BASICS | {"blocks", "ratings", "store", "config", "session"},
+    "adoption": BASICS | {"ratings", "store"},
+    "landed_files": {"store"},
+    "ingestion": BASICS | {"adoption", "landed_files", "blocks", "ratings", "store", "config", "session"},
     "streaming": BASICS | {"ratings", "store", "config", "ingestion"},
     "planning": BASICS | {"blocks", "als", "session"},
     "training": BASICS | {"blocks", "als", "ranking", "evaluation", "config"},
@@ -121,5 +123,5 @@ import recsys.serving.pyfunc_model
 def test_the_estimator_alone_needs_no_delta_no_mlflow_and_none_of_our_settings() -> None:
     """Its users have a session of their own; README says what must be installed."""
     missing = ["delta", "mlflow", "yaml", "pandas", "matplotlib", "jobs"]
-    ours = ["session", "config", "store", "ratings", "evaluation", "ingestion", "training", "planning"]
+    ours = ["session", "config", "store", "ratings", "evaluation", "adoption", "ingestion", "training", "planning"]
     import_without([*missing, *(f"recsys.{name}" for name in ours)], "import recsys.ml")

@@ -91,7 +91,7 @@ def test_a_fit_is_logged_with_what_it_was_made_from_and_how_it_did(first_turn: F
     assert (logged.verdict, logged.tags[PARENT], logged.tags["policy"]) == (PASSED, "none", "cold")
     assert logged.tags["configuration"] == settings.digest()
     assert re.fullmatch("[0-9a-f]{40}|unknown", logged.tags["git_commit"])
-    assert logged.table_versions == {"ratings": 1, "user_blocks": 1, "items": 1}  # made, then written once
+    assert logged.table_versions == {"ratings": 2, "user_blocks": 1, "items": 1}  # made, under contract; written once
     figures = registry._client.list_artifacts(logged.run_id, "figures")
     assert {file.path for file in figures} == {"figures/learning_curve.png", "figures/metric_by_activity.png"}
     assert {"loss", "metric", "candidate/ndcg_at_10", "difference", "judged_users"} <= set(logged.metrics)

@@ -6,7 +6,7 @@ from pyspark.sql import SparkSession
 
 from jobs import status
 from jobs.runner import JobResult, make_context, perform
-from jobs.status import Status, format_json, format_page
+from jobs.status import ContractStatus, Status, format_json, format_page
 from recsys import columns as c
 from recsys.config import Settings
 from recsys.ranking.model import trend_model
@@ -26,6 +26,7 @@ def test_the_page_of_a_new_warehouse_says_what_to_run() -> None:
         at=NOON,
         rows={"ratings": 0, "items": 0},
         sources={"files": 0},
+        contract=ContractStatus("ratings", "1.0.0", "team, team@x", [], [], None),
         blocks_behind=0,
         models={},
         generation=None,
@@ -36,6 +37,8 @@ def test_the_page_of_a_new_warehouse_says_what_to_run() -> None:
     assert format_page(empty) == (
         "file:/w at 2024-03-01 12:00:00 UTC\n"
         "Sources  nothing has landed yet. Run ingest_ratings.\n"
+        "Contract ratings 1.0.0, owner team, team@x\n"
+        "         consumers: none listed; registered: none\n"
         "Tables   empty\n"
         "Blocks   up to date with the ratings\n"
         "Models   none. Run train_model, then promote_model.\n"
@@ -60,6 +63,7 @@ def test_the_page_shows_what_landed_what_is_served_what_ran_and_who_is_at_work()
             "duplicate": 2_000,
             "quarantined": 1_000,
         },
+        contract=ContractStatus("ratings", "1.1.0", "team, t@x", ["recsys (r@x)"], ["recsys since 2024"], 7200.0),
         blocks_behind=1,
         models={
             "champion": ModelVersion(
@@ -81,17 +85,20 @@ def test_the_page_shows_what_landed_what_is_served_what_ran_and_who_is_at_work()
         locks=[Holder("models", 7, "train_model", "host-a", 42, "1", "2024-03-01 11:58:00 UTC", 0.0)],
     )
     lines = format_page(full).splitlines()
-    assert lines[:8] == [
+    assert lines[:11] == [
         "file:/w at 2024-03-01 12:00:00 UTC",
         "Sources  12 files in 5 batches, the last one 3 h ago",
         "         100,000 rows landed = 97,000 accepted + 2,000 duplicate + 1,000 quarantined",
+        "Contract ratings 1.1.0, owner team, t@x",
+        "         consumers: recsys (r@x); registered: recsys since 2024",
+        "         the newest batch is 3 h old, 2 h are allowed: NOT as fresh as promised: ask the owner",
         "Tables   ratings 97,000, job_runs 2",
         "Blocks   1 batch behind. Run ingest_ratings again.",
         "Models   champion   version 3, passed, fitted 2 d ago. ndcg candidate 0.1400",
         "Lists    generation 4 by model version 3 for 1,234 users, rolled back 60 s ago, lists 2 d old (bad lists)",
         "Runs     2024-03-01 11:00:00  rollback        ok                          4.2 s  consumers read generation 4",
     ]
-    assert lines[8].startswith("Locks    models: train_model (pid 42 on host-a) since 2024-03-01 11:58:00 UTC")
+    assert lines[11].startswith("Locks    models: train_model (pid 42 on host-a) since 2024-03-01 11:58:00 UTC")
 
 
 def test_status_is_read_from_tables_registry_and_locks(spark: SparkSession, settings: Settings) -> None:
@@ -117,6 +124,8 @@ def test_status_is_read_from_tables_registry_and_locks(spark: SparkSession, sett
     assert {name: count for name, count in found.rows.items() if count} == rows
     sources = {"files": 3, "last_batch": 3, "landed": 30, "accepted": 17, "duplicate": 13, "quarantined": 0}
     assert found.sources == {**sources, "last_claimed_at": NOON}
+    assert found.contract.consumers == ["recsys (recsys-team@example.org)"]
+    assert found.contract.registered == []  # nobody has read a source yet
     assert found.blocks_behind == 1  # batch 2; nothing of batch 3 was accepted
     assert (list(found.models), found.models["champion"].metrics) == (["champion"], {"ndcg candidate": 0.5})
     assert found.generation is not None

@@ -2,10 +2,11 @@
 
 from datetime import UTC, datetime
 
+import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 
-from recsys.ratings.contract import load_contract
+from recsys.ratings.contract import RatingsContract, UnknownColumns, load_contract
 from recsys.ratings.items import number_new_items, parse_catalogue
 from recsys.ratings.landing import Fault, Layout
 from recsys.ratings.parse import parse_columns, parse_lines
@@ -13,6 +14,7 @@ from recsys.ratings.validate import check_rows, exchange_by_bucket, is_accepted,
 from recsys.session import ROOT
 
 CONTRACT = load_contract(ROOT / "conf/contracts/ratings.yaml")
+EVENTS = load_contract(ROOT / "conf/contracts/events.yaml")
 NOW_US = int(datetime(2024, 6, 1, tzinfo=UTC).timestamp()) * 1_000_000
 DAY = "1700000000"  # seconds, in November 2023
 CSV = Layout(
@@ -28,16 +30,15 @@ def lines(spark: SparkSession, texts: list[str]) -> DataFrame:
     return spark.createDataFrame([("f", text) for text in texts], "source STRING, value STRING").coalesce(1)
 
 
-def check(candidates: DataFrame) -> DataFrame:
-    return check_rows(exchange_by_bucket(candidates, 4), CONTRACT, now_us=NOW_US)
+def check(candidates: DataFrame, contract: RatingsContract = CONTRACT) -> DataFrame:
+    return check_rows(exchange_by_bucket(candidates, 4), contract, now_us=NOW_US)
 
 
 def broken_rules(checked: DataFrame) -> dict[str, list[str]]:
     return {row["raw"]: row["rules"] for row in checked.where(sf.size("rules") > 0).collect()}
 
 
-def test_every_bad_field_of_a_line_is_named(spark: SparkSession) -> None:
-    """Cases 8, 9 and 10."""
+def test_case_8_9_and_10_every_bad_field_of_a_line_is_named(spark: SparkSession) -> None:
     expected = {
         f"u,i,NaN,{DAY},,": ["value_not_finite"],
         f"u,i,-Infinity,{DAY},,": ["value_not_finite"],
@@ -63,6 +64,14 @@ def test_every_bad_field_of_a_line_is_named(spark: SparkSession) -> None:
         "u,i,5,1717200301,,": ["event_time_in_future"],  # one second over the allowed skew
         f"u,i,5,{DAY},,maybe": ["bad_withdrawn"],
         ",,NaN,soon,,": ["missing_user_id", "missing_item_id", "value_not_finite", "bad_event_time"],
+        f"{'x' * 256}\x00,  ,11,788918399,,maybe": [
+            "bad_user_id",
+            "long_user_id",
+            "missing_item_id",
+            "value_out_of_range",
+            "event_time_too_early",
+            "bad_withdrawn",
+        ],
         f"u,i,5,{DAY}": ["broken_line"],
         f"u,i,5,{DAY},,,": ["broken_line"],
         f'"u,i,5,{DAY},,': ["broken_line"],
@@ -125,6 +134,42 @@ def test_case_13_json_that_is_not_one_flat_object_with_all_keys_is_refused(spark
     assert [tuple(row) for row in checked.where("size(rules) = 0").select("user_id", "item_id", "value").collect()] == [
         ("u", "42", 7.5)
     ]
+    checked.unpersist()
+
+
+@pytest.mark.parametrize("policy", ["ignore", "quarantine"])
+def test_case_11_a_key_of_json_that_the_contract_does_not_know_is_for_the_contract_to_decide(
+    spark: SparkSession, policy: UnknownColumns
+) -> None:
+    contract = CONTRACT.model_copy(update={"unknown_columns": policy})
+    good = f'{{"user": "u", "item": "i", "rating": 7, "time": {DAY}}}'
+    more = f'{{"user": "u", "item": "i", "rating": 7, "time": {DAY}, "mood": 1, "place": null}}'
+    checked = check(parse_lines(lines(spark, [good, more]), Layout("json"), None, contract), contract)
+    found = {row["raw"]: (row["rules"], row["reason"]) for row in checked.where("size(rules) > 0").collect()}
+    said = (["unknown_column"], "the contract has no column mood, place")
+    assert found == ({} if policy == "ignore" else {more: said})
+
+
+def test_an_event_counts_the_weight_of_its_type_and_is_refused_without_type_or_id(spark: SparkSession) -> None:
+    layout = Layout("csv", 6, tuple((name, n) for n, name in enumerate(EVENTS.columns)), delimiter=",", header="h")
+    assert [name for name, _ in layout.places] == [
+        "user_id", "item_id", "event_type", "event_time", "event_id", "withdrawn"
+    ]  # fmt: skip
+    good = {f"u,i,view,{DAY},e1,": 1.0, f"u,i,purchase,{DAY},e2,false": 10.0, f"u,i,view,{DAY},e1,true": None}
+    bad = {
+        f"u,i,wave,{DAY},e3,": ["unknown_event_type"],
+        f"u,i,VIEW,{DAY},e3,": ["unknown_event_type"],
+        f"u,i,,{DAY},e3,": ["missing_event_type"],
+        f"u,i,view,{DAY},,": ["missing_event_id"],
+        f"u,i,view,{DAY}, ,": ["missing_event_id"],
+        f",i,,{DAY},,": ["missing_user_id", "missing_event_id", "missing_event_type"],
+    }
+    checked = check(parse_lines(lines(spark, [*good, *bad]), layout, None, EVENTS), EVENTS).cache()
+    assert broken_rules(checked) == bad
+    accepted = checked.where("size(rules) = 0").select("event_id", "value")
+    assert sorted(map(tuple, accepted.collect()), key=str) == [("e1", 1.0), ("e1", None), ("e2", 10.0)]
+    [reason] = checked.where(sf.col("raw").startswith("u,i,wave")).select("reason").collect()[0]
+    assert reason == "event_type 'wave' is not of view, cart, purchase"
     checked.unpersist()
 
 

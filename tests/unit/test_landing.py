@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from pyspark.sql.types import DoubleType, LongType, StringType, StructType
 
-from recsys.ratings.contract import load_contract
+from recsys.ratings.contract import RatingsContract, UnknownColumns, load_contract
 from recsys.ratings.landing import Arrival, LandedFile, cut_batches, inspect, list_arrivals
 from recsys.ratings.params import LandingParams
 from recsys.session import ROOT
@@ -58,6 +58,13 @@ class Disk:
     def unpacked_size(self, path: str, at_most: int) -> int:
         return min(len(self._unpacked(path)), at_most)
 
+    def has_longer_line(self, path: str, limit: int, *, unpack: bool = False) -> bool:
+        content = self._unpacked(path) if unpack else self._bytes(path)
+        return any(len(line) > limit for line in content.split(b"\n"))
+
+    def parquet_size(self, path: str) -> int:
+        return 1000
+
     def parquet_schema(self, path: str) -> StructType:
         content = self.files[path]
         if not isinstance(content, StructType):
@@ -65,11 +72,13 @@ class Disk:
         return content
 
 
-def look_at(name: str, content: bytes | StructType | OSError, **params: int) -> LandedFile:
+def look_at(
+    name: str, content: bytes | StructType | OSError, contract: RatingsContract = CONTRACT, **params: int
+) -> LandedFile:
     disk = Disk({name: content})
     [status] = disk.list_files("/in", recursive=True)
     arrival = Arrival(name, status.path, status.size, status.modified_ms)
-    return inspect(disk, arrival, CONTRACT, LandingParams(**params))
+    return inspect(disk, arrival, contract, LandingParams(**params))
 
 
 def names(disk: Disk, params: LandingParams | None = None) -> list[str]:
@@ -96,8 +105,7 @@ def test_case_28_a_backlog_is_cut_by_number_and_by_size_and_nothing_is_left_out(
     assert by_number == [[4, 4], [4, 99], [1]]
 
 
-def test_columns_are_found_by_name_in_any_order_and_others_are_let_pass() -> None:
-    """Case 11."""
+def test_case_11_columns_are_found_by_name_in_any_order_and_others_are_let_pass() -> None:
     layout = look_at("a.csv", b"\xef\xbb\xbfextra,timestamp,userId,rating,movieId\r\n1,2,3,4,5\r\n").layout
     assert layout is not None
     assert dict(layout.places) == {"event_time": 1, "user_id": 2, "value": 3, "item_id": 4}
@@ -118,10 +126,9 @@ def test_columns_are_found_by_name_in_any_order_and_others_are_let_pass() -> Non
         ("a.csv", OSError("Permission denied"), "unreadable", "Permission denied", False),
     ],
 )  # fmt: skip
-def test_a_file_that_is_wrong_as_a_whole_gets_a_rule_and_a_reason(
+def test_case_5_6_and_11_a_file_that_is_wrong_as_a_whole_gets_a_rule_and_a_reason(
     name: str, content: bytes | OSError, rule: str, said: str, by_line: bool
 ) -> None:
-    """Cases 5, 6 and 11."""
     file = look_at(name, content)
     assert file.fault is not None
     assert (file.fault.rule, file.fault.by_line) == (rule, by_line)
@@ -135,6 +142,39 @@ def test_case_7_a_file_over_the_limit_is_refused_packed_or_not() -> None:
         fault = look_at(name, content, max_file_bytes=1000).fault
         assert fault is not None
         assert fault.rule == "too_large"
+
+
+def test_case_7_a_parquet_file_over_the_limit_when_unpacked_is_refused() -> None:
+    table = StructType().add("user_id", LongType()).add("item_id", LongType()).add("timestamp", LongType())
+    table = table.add("rating", DoubleType())
+    assert look_at("a.parquet", table, max_file_bytes=1000).fault is None
+    fault = look_at("a.parquet", table, max_file_bytes=999).fault
+    assert fault is not None
+    assert fault.rule == "too_large"
+
+
+def test_case_7_a_line_over_the_limit_refuses_its_file_packed_or_not() -> None:
+    lines = HEADER + b"u,i,5,1\n" * 20
+    for content in (lines, lines + b"x" * 101, lines + b"x" * 101 + b"\nu,i,5,1\n"):
+        for name, packed in (("a.csv", content), ("a.csv.gz", gzip.compress(content))):
+            fault = look_at(name, packed, max_line_bytes=100).fault
+            assert (fault.rule if fault else None) == ("long_line" if b"x" in content else None)
+
+
+@pytest.mark.parametrize("policy", ["ignore", "quarantine", "reject"])
+def test_case_11_a_column_that_the_contract_does_not_know_is_for_the_contract_to_decide(policy: UnknownColumns) -> None:
+    contract = CONTRACT.model_copy(update={"unknown_columns": policy})
+    table = StructType().add("user_id", LongType()).add("item_id", StringType()).add("timestamp", LongType())
+    table = table.add("rating", DoubleType()).add("mood", StringType())
+    for name, content in (("a.csv", HEADER[:-1] + b",mood\n"), ("a.parquet", table)):
+        fault = look_at(name, content, contract).fault
+        if policy == "ignore":
+            assert fault is None
+        else:
+            assert fault is not None
+            assert (fault.rule, fault.by_line) == ("unknown_column", name == "a.csv")
+            assert "no column mood" in fault.reason
+            assert CONTRACT.owner_and_contact in fault.reason
 
 
 def test_case_12_a_parquet_column_of_another_type_names_the_contracts_owner() -> None:
