@@ -24,7 +24,7 @@ test: $(READY) ## all tests, two processes at a time (-n in the Makefile)
 test-unit: $(READY) ## the tests that need no JVM
 	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/architecture
 
-test-cluster: $(READY) ## the tests on a real HDFS and YARN of this machine; needs Java 17 and Maven
+test-cluster: $(READY) ## the tests on a real HDFS, YARN and Kafka of this machine; needs Java 17 and Maven
 	@$(BIN)/python -m pytest tests/cluster
 
 cluster-up: $(READY) ## start that HDFS and YARN, and leave it running

@@ -445,9 +445,9 @@ def refuse_unknown_columns(
     told = ", ".join(f"{consumer.name} ({consumer.contact})" for consumer in contract.consumers) or "nobody"
     what, advice = ("ranges of offsets", "Add") if claim.ranges else ("files", "Take the files away, or add")
     raise DataRejectedError(
-        f"{len(found)} of {len(claim.entries)} {what} have columns that contract '{contract.id}' does not know; nothing "
-        f"of these {what} was accepted. '{source}': {found[source]}. Owner: {contract.owner_and_contact}. Depending on "
-        f"it: {told}. {advice} the column to the contract or set its unknownColumns to ignore."
+        f"{len(found)} of {len(claim.entries)} {what} have columns that contract '{contract.id}' does not know; "
+        f"nothing of these {what} was accepted. '{source}': {found[source]}. Owner: {contract.owner_and_contact}. "
+        f"Depending on it: {told}. {advice} the column to the contract or set its unknownColumns to ignore."
     )
 
 

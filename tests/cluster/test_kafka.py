@@ -169,15 +169,14 @@ def test_cases_20_21_and_29_without_a_broker_nothing_changes_and_without_a_check
     shutil.rmtree(Path(context.settings.warehouse.root, "streams"))
     [note] = send_and_run(3)
     assert "the stream's checkpoint is not there; a new one begins where the ledger ends" in note
-    for name, said in (("offsets", "is torn"), ("commits", "is torn"), ("metadata", "is torn")):
-        torn = checkpoint(context)
-        file = torn / name if name == "metadata" else max((torn / name).glob("[0-9]*"))
+    for name in ("offsets", "commits"):
+        file = max((checkpoint(context) / name).glob("[0-9]*"))
         file.write_bytes(b"")
         [note] = send_and_run(len(sent) // 2 + 1)
-        assert f"{file.relative_to(torn)} {said}" in note
+        assert f"{name}/{file.name} is torn" in note
     ahead = checkpoint(context)
     last = max((ahead / "offsets").glob("[0-9]*"))
-    last.write_text(last.read_text().replace('{"0":1,"1":1}', '{"0":9,"1":9}').replace('"0":6,', '"0":9,'))
+    last.write_text(last.read_text().replace('{"0":5,', '{"0":9,'))
     (last.parent / f".{last.name}.crc").unlink()
     [note] = send_and_run(len(sent) // 2 + 1)
     assert "is not where the ledger ends" in note
