@@ -79,7 +79,8 @@ class TopicStream:
         known = ingestion.seen.next_offsets(self._topic.name, state.topic_id)
         self._topic_id, self._starts = state.topic_id, {partition: known.get(partition, 0) for partition in state.first}
         self._checkpoints = Checkpoints(self._tables.files, self._tables.root, self._topic.name, state.topic_id)
-        self._checkpoint = self._choose_checkpoint(is_first=not known)
+        # What is left out moves the ledger's end, and no checkpoint can be there.
+        self._checkpoint = self._checkpoints.begin() if skipped else self._choose_checkpoint(is_first=not known)
 
     def read(self, handle: Callable[[Messages], None], *, stop: threading.Event | None = None) -> None:
         """Read what is there now, in batches; with ``stop`` also what comes, until that is set.
