@@ -12,7 +12,7 @@ help: ## list the commands
 
 setup: $(READY) ## install everything once (network: PyPI and Maven Central)
 
-$(READY): requirements/dev.txt requirements/jars.sha256 setup.cfg tools/setup.sh
+$(READY): requirements/dev.txt requirements/jars.sha256 requirements/jars-kafka.sha256 setup.cfg tools/setup.sh
 	@PYTHON="$(PYTHON)" sh tools/setup.sh
 
 demo: $(READY) ## the whole loop on real ratings, in a few minutes
@@ -28,7 +28,7 @@ test: $(READY) ## all tests, two processes at a time (-n in the Makefile)
 test-unit: $(READY) ## the tests that need no JVM
 	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/architecture
 
-test-cluster: $(READY) ## the tests on a real HDFS and YARN of this machine; needs Java 17 and Maven
+test-cluster: $(READY) ## the tests on a real HDFS, YARN and Kafka of this machine; needs Java 17 and Maven
 	@$(BIN)/python -m pytest tests/cluster
 
 cluster-up: $(READY) ## start that HDFS and YARN, and leave it running

@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import re
-import signal
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from pyspark.sql import functions as F
 
 from jobs import ingest_ratings, promote_model, score_users, train_model
 from jobs.runner import JobContext, JobResult, perform, run_job
+from jobs.signals import stop_on_signals
 from jobs.train_model import TrainReport
 from recsys import columns as c
 from recsys.errors import LockedError, RecsysError, UsageError
@@ -141,7 +141,7 @@ def recorded_turns(context: JobContext) -> list[StepReport]:
 
 def keep_running(context: JobContext, seconds: float, *, stop: threading.Event | None = None) -> JobResult:
     """A turn every so many seconds, until a signal asks to stop; a failed turn is reported and the next one tried."""
-    stop = stop or _stop_on_signals()
+    stop = stop or stop_on_signals()
     turns = failures = 0
     while not stop.is_set():
         began = time.monotonic()
@@ -175,14 +175,6 @@ def read_interval(text: str) -> float:
     if match is None or int(match.group(1)) == 0:
         raise UsageError(f"--every {text}: expected a number and a unit, for example 30s, 10m or 2h.")
     return int(match.group(1)) * UNITS[match.group(2)]
-
-
-def _stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set, so that a turn in progress ends in order."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def main(argv: Sequence[str]) -> int:

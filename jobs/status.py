@@ -145,7 +145,8 @@ def read_contract(context: JobContext) -> ContractStatus:
         ConfigError: it cannot be read.
     """
     contract = load_contract(ROOT / context.settings.contract)
-    found = read_consumers(context.files, context.files.resolve(context.settings.landing.path), contract)
+    landing = context.settings.landing.path
+    found = [] if landing is None else read_consumers(context.files, context.files.resolve(landing), contract)
     return ContractStatus(
         id=contract.id,
         version=contract.version,

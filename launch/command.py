@@ -52,8 +52,8 @@ class Machine:
         Raises:
             ConfigError: it has not.
         """
-        jars = sorted((self.root / ".jars").glob("delta-*.jar"))
-        if not jars:
+        jars = sorted((self.root / ".jars").glob("*.jar"))
+        if not any(jar.name.startswith("delta-") for jar in jars):
             raise ConfigError("no Delta jars in .jars/. Run 'make setup' once.")
         return jars
 

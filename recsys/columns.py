@@ -10,12 +10,15 @@ EVENT_TIME: Final = "event_time"
 EVENT_ID: Final = "event_id"
 EVENT_TYPE: Final = "event_type"  # in sources of events only: becomes the value, its weight
 WITHDRAWN: Final = "withdrawn"  # in sources only: a true one becomes a null value
+VERSION: Final = "version"  # of a message's schema, in messages only
+PARTITION: Final = "partition"  # of a topic, in messages only
 BATCH: Final = "batch"
 BUCKET: Final = "bucket"
 
 # quarantine and ingest_ledger
 SOURCE: Final = "source"
 RAW: Final = "raw"
+OFFSET: Final = "offset"  # of a message in its partition; null in files
 RULES: Final = "rules"
 REASON: Final = "reason"
 SIZE: Final = "size"

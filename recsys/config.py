@@ -19,7 +19,7 @@ from recsys.evaluation.params import EvaluationParams, GateParams
 from recsys.params import Section, require_private, without_password
 from recsys.ranking.params import RankingParams
 from recsys.ratings.params import IngestParams, LandingParams
-from recsys.store.params import MlflowParams, WarehouseParams
+from recsys.store.params import KafkaParams, MlflowParams, WarehouseParams
 from recsys.telemetry.params import LineageParams, MetricsParams
 
 
@@ -28,6 +28,7 @@ class Settings(Section):
 
     warehouse: WarehouseParams = WarehouseParams()
     landing: LandingParams = LandingParams()
+    kafka: KafkaParams = KafkaParams()
     ingest: IngestParams = IngestParams()
     contract: str = "conf/contracts/ratings.yaml"
     als: AlsParams = AlsParams()

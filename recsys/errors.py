@@ -61,6 +61,14 @@ class SourceChangedError(RecsysError):
     """A landed file vanished or changed after it was claimed; nothing of it was committed."""
 
 
+class BrokerError(RecsysError):
+    """Kafka did not answer in time; nothing of the batch under way was committed, and the next run goes on with it."""
+
+
+class MessagesLostError(RecsysError):
+    """Messages are gone before they were read: aged out, deleted, or with the topic, which was made again."""
+
+
 class ModelArtifactError(RecsysError):
     """A model artifact that is incomplete, tampered with, or not finite; it is not loaded."""
 

@@ -1,4 +1,4 @@
-"""From landed files to rows: check a batch, and bring ratings, quarantine, items, ledger and user blocks up to date.
+"""From files and messages to rows: check a batch; bring ratings, quarantine, items, ledger and blocks up to date.
 
 Each step of a batch is one commit, and a run that finds a batch half done finishes it: docs/architecture.md, Ingestion.
 The caller holds the tables lock.
@@ -7,7 +7,7 @@ The caller holds the tables lock.
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import reduce
 from typing import Final
@@ -31,6 +31,7 @@ from recsys.events import log_event
 from recsys.landed_files import LandedFiles
 from recsys.ratings.contract import RatingsContract, load_contract
 from recsys.ratings.items import number_new_items, parse_catalogue
+from recsys.ratings.kafka import OffsetRange, describe_ranges, parse_messages
 from recsys.ratings.landing import (
     UNKNOWN_COLUMN,
     Arrival,
@@ -40,7 +41,18 @@ from recsys.ratings.landing import (
     inspect_all,
     list_arrivals,
 )
-from recsys.ratings.ledger import QUARANTINED, Claim, Counts, Entry, Seen, check_conservation, find_copies, make_entries
+from recsys.ratings.ledger import (
+    QUARANTINED,
+    SKIPPED,
+    Claim,
+    Counts,
+    Entry,
+    Seen,
+    check_conservation,
+    find_copies,
+    make_entries,
+    make_range_entries,
+)
 from recsys.ratings.parse import CANDIDATES, parse_columns, parse_lines, read_source
 from recsys.ratings.validate import (
     IS_DUPLICATE,
@@ -64,6 +76,21 @@ _BESIDE: Final = "beside"  # in the note of a commit to user_blocks: whether rec
 MOST_RECENT: Final = 10_000_000  # ratings beside blocks: every executor gets all of them, 11 bytes each
 
 _ledgers: Memo[Seen] = Memo()
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Messages as they come from a topic.
+
+    Attributes:
+        rows: ``partition``, ``offset``, ``key``, ``value``; some outside of the ranges may be among them.
+        ranges: at most one a partition; every message in them is in ``rows``.
+        require_unchanged: raises MessagesLostError when the topic that they are from is gone.
+    """
+
+    rows: DataFrame
+    ranges: Sequence[OffsetRange]
+    require_unchanged: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -93,23 +120,32 @@ class Ingestion:
         self._files = LandedFiles(spark)
         self._settings = settings
         self._contract: RatingsContract = load_contract(ROOT / settings.contract)
-        self._folder = self._files.resolve(settings.landing.path)
+        landing = settings.landing.path
+        self._folder = None if landing is None else self._files.resolve(landing)
         self._claim_file = f"{self._tables.root}/claims/ingest_ratings.json"
         # A ledger that was lost and made again counts its batches afresh: its writes must not pass for repeated ones.
         self._app = f"ingest_ratings/{self._tables.ledger.identity()}"
         adopt_contract(spark, tables.ratings, self._contract)
-        consumer = settings.ingest.consumer
-        register_consumer(self._files, self._folder, self._contract, consumer=consumer, warehouse=tables.root)
+        if self._folder is not None:
+            consumer = settings.ingest.consumer
+            register_consumer(self._files, self._folder, self._contract, consumer=consumer, warehouse=tables.root)
         self.seen = read_ledger(self._tables)
 
     def new_batches(self) -> list[list[Arrival]]:
         """The files that look new, oldest name first, cut into batches."""
         landing = self._settings.landing
+        if self._folder is None:
+            return []
         arrivals = list_arrivals(self._files, self._folder, landing, now_ms=int(time.time() * 1000))
         return list(cut_batches([arrival for arrival in arrivals if not self.seen.is_unchanged(arrival)], landing))
 
-    def finish_interrupted(self) -> list[ClosedBatch]:
-        """Finish the batch that a killed run left open: from the tables if its ratings are there, else its files."""
+    def finish_interrupted(self, read_again: Callable[[Sequence[OffsetRange]], Messages] | None) -> list[ClosedBatch]:
+        """Finish the batch that a killed run left open: from the tables if its ratings are there, else from its source.
+
+        Args:
+            read_again: gives the messages of some ranges; None when a batch of messages is given up, and what is still
+                there of it comes with the next one.
+        """
         if not self._files.exists(self._claim_file):
             return []
         claim = Claim.from_json(self._files.read(self._claim_file))
@@ -122,40 +158,93 @@ class Ingestion:
             return [self._close(claim, events, quarantined=count_batch(self._tables.quarantine, claim.batch))]
         # Only here can quarantine have rows of a batch before the batch is written, so only here they are looked for.
         self._tables.quarantine.delete(f"{c.BATCH} = {claim.batch}")
+        if claim.ranges:
+            if read_again is None:
+                self._files.delete(self._claim_file)
+                return []
+            return self.take_in_messages(read_again(claim.ranges), interrupted=claim)
         arrivals = [Arrival(entry.source, self._path(entry), entry.size, entry.modified_ms) for entry in claim.entries]
         return self.take_in([arrival for arrival in arrivals if self._is_unchanged(arrival)], interrupted=claim)
 
     def take_in(self, arrivals: Sequence[Arrival], interrupted: Claim | None = None) -> list[ClosedBatch]:
         """Take in one batch; none is made when all of its files turn out to be known."""
-        batch = interrupted.batch if interrupted else self.seen.last_batch + 1
-        claimed_us = interrupted.claimed_us if interrupted else time.time_ns() // 1000
+        batch, claimed_us = self._number(interrupted)
         files = self._inspect(arrivals)
         if not files:
             if interrupted:
                 self._files.delete(self._claim_file)
             return []
-        tables = self._tables
-        for table in (tables.ratings, tables.items, tables.ledger, tables.user_blocks):
-            table.read_ahead()  # while the rows are checked
+        self._read_ahead()
         checked, read = self._check_files(files, claimed_us)
         try:
             claim = Claim(batch, claimed_us, make_entries(batch, claimed_us, files, read, self.seen))
-            return [self._commit(claim, arrivals, files, checked)]
+            advice = f"Correct the files in '{self._folder}' or take them away, or raise ingest.max_bad_share."
+            return [self._commit(claim, checked, lambda: self._require_unchanged(claim, arrivals), advice, files)]
         finally:
             checked.unpersist()
 
+    def take_in_messages(self, messages: Messages, interrupted: Claim | None = None) -> list[ClosedBatch]:
+        """Take in one batch of messages; none is made when the ledger knows all of them.
+
+        Raises:
+            MessagesLostError: they are of another topic than is there now; nothing of the batch was accepted.
+        """
+        self.seen.require_no_gap(messages.ranges)
+        ranges = self.seen.leave_out_known(messages.ranges)
+        if not ranges:
+            return []
+        batch, claimed_us = self._number(interrupted)
+        self._read_ahead()
+        limit = self._settings.kafka.max_message_bytes
+        candidates = parse_messages(messages.rows, ranges, self._contract, max_bytes=limit)
+        checked = self._check_rows(candidates, claimed_us).persist()
+        try:
+            claim = Claim(batch, claimed_us, make_range_entries(batch, claimed_us, ranges, count_rows(checked)))
+            advice = "Raise ingest.max_bad_share for one run: it quarantines them and goes on."
+            return [self._commit(claim, checked, messages.require_unchanged, advice)]
+        finally:
+            checked.unpersist()
+
+    def skip(self, ranges: Sequence[OffsetRange]) -> None:
+        """Let the ledger know of messages that are never read: a batch without a row."""
+        batch, claimed_us = self._number()
+        claim = Claim(batch, claimed_us, make_range_entries(batch, claimed_us, ranges, {}, SKIPPED))
+        self._record(claim)
+        log_event(log, "messages_skipped", level=logging.WARNING, batch=batch, ranges=describe_ranges(ranges))
+
+    def _number(self, interrupted: Claim | None = None) -> tuple[int, int]:
+        """Number and clock of a batch."""
+        if interrupted is not None:
+            return interrupted.batch, interrupted.claimed_us
+        return self.seen.last_batch + 1, time.time_ns() // 1000
+
+    def _read_ahead(self) -> None:
+        """While the rows are checked."""
+        for table in (self._tables.ratings, self._tables.items, self._tables.ledger, self._tables.user_blocks):
+            table.read_ahead()
+
+    def _check_rows(self, candidates: DataFrame, now_us: int) -> DataFrame:
+        """The one way into the tables: files and messages are checked alike."""
+        exchanged = exchange_by_bucket(candidates, self._tables.buckets)
+        return mark_duplicates(check_rows(exchanged, self._contract, now_us=now_us))
+
     def _commit(
-        self, claim: Claim, arrivals: Sequence[Arrival], files: Sequence[LandedFile], checked: DataFrame
+        self,
+        claim: Claim,
+        checked: DataFrame,
+        require_unchanged: Callable[[], None],
+        advice: str,
+        files: Sequence[LandedFile] = (),
     ) -> ClosedBatch:
-        """The writes of a batch, in their order."""
+        """The writes of a batch, in their order; ``files`` are those of a batch of files."""
         if self._contract.unknown_columns == "reject":
             refuse_unknown_columns(claim, checked, files, self._contract)
-        refuse_too_bad(claim, files, checked, self._settings.ingest.max_bad_share, self._folder)
+        refuse_too_bad(claim, files, checked, self._settings.ingest.max_bad_share, advice)
         self._files.write(self._claim_file, claim.to_json())
         pause_at("ingest:after_claim")
         quarantined = self._append_quarantine(claim, files, checked)
         pause_at("ingest:after_quarantine")
-        self._require_unchanged(claim, arrivals)
+        require_unchanged()
         events = checked.where(is_accepted()).withColumn(c.BATCH, sf.lit(claim.batch).cast("long")).select(*_RATING)
         if claim.counts.accepted > 0:
             options = {"compression": self._settings.ingest.compression}
@@ -181,8 +270,7 @@ class Ingestion:
         while True:
             copies = find_copies(files, self.seen)  # a copy of a damaged file is none of a file that was read
             read = [file for file in files if file.source not in copies and file.layout is not None]
-            candidates = exchange_by_bucket(self._read(read), self._tables.buckets)
-            checked = mark_duplicates(check_rows(candidates, self._contract, now_us=now_us)).persist()
+            checked = self._check_rows(self._read(read), now_us).persist()
             try:
                 return checked, count_rows(checked)
             except Py4JJavaError as err:
@@ -213,6 +301,7 @@ class Ingestion:
     def _read_group(self, group: Sequence[LandedFile]) -> DataFrame:
         layout, fault = group[0].layout, group[0].fault
         assert layout is not None  # noqa: S101
+        assert self._folder is not None  # noqa: S101
         paths = [re.sub(r"([\\*?\[\]{}])", r"\\\1", file.arrival.path) for file in group]
         reader = self._spark.read.option("recursiveFileLookup", "true")
         source = read_source(sf.col("_metadata.file_path"), self._folder).alias(c.SOURCE)
@@ -223,10 +312,11 @@ class Ingestion:
 
     def _append_quarantine(self, claim: Claim, files: Sequence[LandedFile], checked: DataFrame) -> int:
         """Write what was refused, and return how many rows the table has of it."""
+        faults = {file.source: file.fault for file in files if file.fault is not None and not file.fault.by_line}
         whole = [
-            (claim.batch, entry.source, None, [file.fault.rule], file.fault.reason)
-            for entry, file in zip(claim.entries, files, strict=True)
-            if entry.state == QUARANTINED and file.fault is not None and not file.fault.by_line
+            (claim.batch, entry.source, None, None, [faults[entry.source].rule], faults[entry.source].reason)
+            for entry in claim.entries
+            if entry.state == QUARANTINED and entry.source in faults
         ]
         parts = [self._spark.createDataFrame(whole, schemas.QUARANTINE).coalesce(1)] if whole else []
         if claim.counts.quarantined > len(whole):
@@ -258,18 +348,22 @@ class Ingestion:
         pause_at("ingest:after_items")
         appended = (tables.ratings.txn_rows(txn) or 0) if has_ratings else 0
         check_conservation(claim, appended=appended, quarantined=quarantined)
-        tables.ledger.append(make_ledger_rows(self._spark, claim))
+        came_again = tuple(entry.source for entry in claim.entries if self.seen.has_name(entry.source))
+        self._record(claim)
         pause_at("ingest:after_ledger")
         self._files.delete(self._claim_file)
-        came_again = tuple(entry.source for entry in claim.entries if self.seen.has_name(entry.source))
-        self.seen.add(claim.entries)
-        _ledgers.put(tables.ledger, tables.ledger.state(), self.seen)
         low, high = self._contract.volume or (0, claim.counts.landed)
         if not low <= claim.counts.landed <= high:
             said = {"batch": claim.batch, "landed": claim.counts.landed, "least": low, "most": high}
             log_event(log, "volume_outside_contract", level=logging.WARNING, **said, owner=self._contract.owner)
         log_event(log, "batch_closed", batch=claim.batch, files=len(claim.entries), **asdict(claim.counts))
         return ClosedBatch(claim, new_items, came_again)
+
+    def _record(self, claim: Claim) -> None:
+        ledger = self._tables.ledger
+        ledger.append(make_ledger_rows(self._spark, claim))
+        self.seen.add(claim.entries)
+        _ledgers.put(ledger, ledger.state(), self.seen)
 
     def _append_new_items(self, events: DataFrame, txn: Txn) -> int:
         items = self._tables.items
@@ -291,8 +385,10 @@ def check_sources(files: Files, settings: Settings) -> None:
     Raises:
         UsageError: the landing folder or the catalogue does not exist.
     """
-    folder, catalogue = files.resolve(settings.landing.path), settings.landing.catalogue
-    if not files.is_folder(folder):
+    folder, catalogue = settings.landing.path, settings.landing.catalogue
+    if folder is None and settings.kafka.topic is None:
+        raise UsageError("there is nothing to take in: set landing.path, or kafka.bootstrap_servers and kafka.topic.")
+    if folder is not None and not files.is_folder(folder := files.resolve(folder)):
         raise UsageError(f"landing folder '{folder}' does not exist. Create it or correct landing.path.")
     if catalogue is not None and not files.exists(catalogue):
         raise UsageError(f"catalogue '{catalogue}' does not exist. Correct landing.catalogue or set it to null.")
@@ -359,17 +455,18 @@ def refuse_unknown_columns(
         return
     source = min(found)
     told = ", ".join(f"{consumer.name} ({consumer.contact})" for consumer in contract.consumers) or "nobody"
+    what, advice = ("ranges of offsets", "Add") if claim.ranges else ("files", "Take the files away, or add")
     raise DataRejectedError(
-        f"{len(found)} of {len(claim.entries)} files have columns that contract '{contract.id}' does not know; nothing "
-        f"of these files was accepted. '{source}': {found[source]}. Owner: {contract.owner_and_contact}. Depending on "
-        f"it: {told}. Take the files away, or add the column to the contract or set its unknownColumns to ignore."
+        f"{len(found)} of {len(claim.entries)} {what} have columns that contract '{contract.id}' does not know; "
+        f"nothing of these {what} was accepted. '{source}': {found[source]}. Owner: {contract.owner_and_contact}. "
+        f"Depending on it: {told}. {advice} the column to the contract or set its unknownColumns to ignore."
     )
 
 
 def refuse_too_bad(
-    claim: Claim, files: Sequence[LandedFile], checked: DataFrame, max_bad_share: float, folder: str
+    claim: Claim, files: Sequence[LandedFile], checked: DataFrame, max_bad_share: float, advice: str
 ) -> None:
-    """Let a batch pass, or refuse it with the names of the worst files and the rules they broke.
+    """Let a batch pass, or refuse it with the names of the worst sources, the rules they broke and what to do.
 
     An empty file weighs nothing here: it says nothing about the rows of the others.
 
@@ -399,8 +496,8 @@ def refuse_too_bad(
         described.append(f"'{entry.source}' {entry.counts.quarantined:,} of {entry.counts.landed:,} ({reason})")
     raise DataRejectedError(
         f"{bad:,} of {landed:,} landed rows ({bad / landed:.0%}) are bad, allowed are {max_bad_share:.0%}; "
-        f"nothing of these {len(claim.entries)} files was accepted. Worst: {'; '.join(described)}. "
-        f"Correct the files in '{folder}' or take them away, or raise ingest.max_bad_share."
+        f"nothing of these {len(claim.entries)} {'ranges of offsets' if claim.ranges else 'files'} was accepted. "
+        f"Worst: {'; '.join(described)}. {advice}"
     )
 
 

@@ -243,6 +243,8 @@ def _age_of_newest_batch(tables: Tables) -> float | None:
 
 def _find_waiting(files: LandedFiles, tables: Tables, settings: Settings) -> dict[str, float]:
     """Seconds since each file landed that is not taken in."""
+    if settings.landing.path is None:
+        return {}
     folder, now = files.resolve(settings.landing.path), time.time()
     if not files.is_folder(folder):
         return {}
@@ -320,7 +322,9 @@ def _emit(settings: Settings, tables: Tables, run: RunState) -> None:
     lineage = settings.lineage
     if lineage.path is None and lineage.url is None:
         return
-    places = Places(tables.root, tables.files.resolve(settings.landing.path), settings.mlflow.model)
+    landing, kafka = settings.landing.path, settings.kafka
+    source = f"kafka://{kafka.bootstrap_servers}/{kafka.topic}" if landing is None else tables.files.resolve(landing)
+    places = Places(tables.root, source, settings.mlflow.model)
     emit(make_event(run, places, lineage.namespace), lineage, tables.files, os.environ)
 
 

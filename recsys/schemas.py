@@ -69,12 +69,12 @@ RATINGS: Final = _table(
 )
 
 QUARANTINE: Final = _table(
-    f"{c.BATCH} LONG NOT NULL, {c.SOURCE} STRING NOT NULL, {c.RAW} STRING, "
+    f"{c.BATCH} LONG NOT NULL, {c.SOURCE} STRING NOT NULL, {c.OFFSET} LONG, {c.RAW} STRING, "
     f"{c.RULES} ARRAY<STRING> NOT NULL, {c.REASON} STRING NOT NULL"
 )
 
-# One row a file; `landed = accepted + duplicate + quarantined` is the conservation law. `modified` tells without
-# reading it that a file is the one of last time; `claimed_at` is the clock of the batch's time rules.
+# One row a file or range of offsets; `landed = accepted + duplicate + quarantined` is the conservation law. `modified`
+# tells without reading it that a file is the one of last time; `claimed_at` is the clock of the batch's time rules.
 INGEST_LEDGER: Final = _table(
     f"{c.BATCH} LONG NOT NULL, {c.SOURCE} STRING NOT NULL, {c.FORMAT} STRING NOT NULL, {c.SIZE} LONG NOT NULL, "
     f"{c.MODIFIED} TIMESTAMP NOT NULL, {c.CLAIMED_AT} TIMESTAMP NOT NULL, {c.CHECKSUM} STRING NOT NULL, "

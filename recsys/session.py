@@ -42,13 +42,13 @@ def read_spark_conf(file: Path) -> dict[str, str]:
 
 
 def delta_jars() -> list[Path]:
-    """The Delta jars that set-up resolved into ``.jars/``.
+    """The jars that set-up resolved into ``.jars/``: Delta's, and Spark's Kafka connector where it could be had.
 
     Raises:
         ConfigError: set-up has not run.
     """
-    jars = sorted((ROOT / ".jars").glob("delta-*.jar"))
-    if not jars:
+    jars = sorted((ROOT / ".jars").glob("*.jar"))
+    if not any(jar.name.startswith("delta-") for jar in jars):
         raise ConfigError(f"no Delta jars in '{ROOT / '.jars'}'. Run 'make setup' once; it needs the network.")
     return jars
 

@@ -22,6 +22,7 @@ if ! .venv/bin/python tools/resolve_jars.py >"$log" 2>&1; then
   echo "error: set-up stopped at the Delta jars; the whole log is $log" >&2
   exit 1
 fi
+grep '^note:' "$log" || true
 .venv/bin/python tools/compile_kernels.py
 touch .venv/.ready
 echo "ready: make demo, make test, make help"

@@ -104,6 +104,7 @@ class RatingsContract(Section):
         clock_skew_seconds: an event may be this far in the future.
         max_lengths: characters of each id.
         unknown_columns: what is done with a source that has other columns, too.
+        versions: of messages: the names of columns in each; a message that names none is of the first.
         volume: rows that a batch has at least and at most; None: any number.
         freshness: age of the newest batch at most; None: any.
     """
@@ -123,6 +124,7 @@ class RatingsContract(Section):
     clock_skew_seconds: float
     max_lengths: dict[str, int]
     unknown_columns: UnknownColumns
+    versions: dict[str, dict[str, tuple[str, ...]]]
     volume: tuple[int, int] | None
     freshness: timedelta | None
 
@@ -202,6 +204,7 @@ def _translate(file: ContractFile) -> RatingsContract:
     value_range = _read_range(properties.get(c.VALUE), kind)
     weights = kinds.take("weights", _WeightsOf, {"value": {}}).value
     _check_weights(weights, value_range, kind)
+    columns = {name: found.transform_source_objects or (name,) for name, found in properties.items()}
     contract = RatingsContract(
         id=file.id,
         version=file.version,
@@ -209,7 +212,7 @@ def _translate(file: ContractFile) -> RatingsContract:
         contact=file.support[0].channel,
         consumers=ours.take("consumers", _ConsumersOf, {"value": []}).value,
         kind=kind,
-        columns={name: found.transform_source_objects or (name,) for name, found in properties.items()},
+        columns=columns,
         required=frozenset(name for name, found in properties.items() if found.required),
         formats=shape.take("formats", _FormatsOf, {"value": {}}).value,
         value_range=value_range,
@@ -220,6 +223,7 @@ def _translate(file: ContractFile) -> RatingsContract:
             name: properties[name].logical_type_options.max_length or 256 if name in properties else 256 for name in IDS
         },
         unknown_columns=shape.take("unknownColumns", _UnknownOf, {"value": "ignore"}).value,
+        versions=_read_versions(shape.take("messageVersions", _VersionsOf, {"value": {"1": {}}}).value, columns),
         volume=schema.quality[0].must_be_between if schema.quality else None,
         freshness=_read_freshness(file.sla_properties),
     )
@@ -251,6 +255,10 @@ class _SecondsOf(Section):
 
 class _UnknownOf(Section):
     value: UnknownColumns
+
+
+class _VersionsOf(Section):
+    value: dict[str, dict[str, Names]] = Field(min_length=1)
 
 
 class _Keys:
@@ -354,6 +362,18 @@ def _read_earliest(time: Property) -> datetime:
     return moment.astimezone(UTC)
 
 
+def _read_versions(
+    differing: Mapping[str, Mapping[str, tuple[str, ...]]], columns: dict[str, tuple[str, ...]]
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The names of all columns in each version of messages, of which a contract says those that differ."""
+    for version, names in differing.items():
+        if unknown := sorted(names.keys() - columns.keys()):
+            raise ValueError(
+                f"messageVersions: version '{version}' names column '{unknown[0]}', which the schema has not"
+            )
+    return {version: columns | dict(names) for version, names in differing.items()}
+
+
 def _read_freshness(promises: tuple[SlaProperty, ...]) -> timedelta | None:
     for promise in promises:
         if promise.property != "freshness":
@@ -369,10 +389,12 @@ def _read_freshness(promises: tuple[SlaProperty, ...]) -> timedelta | None:
 
 def _check_names(contract: RatingsContract) -> None:
     """A name in a source must not stand for two columns, and what a line's fields are called must be known."""
-    taken: dict[str, str] = {}
-    for column, names in contract.columns.items():
-        for name in names:
-            if taken.setdefault(name, column) != column:
-                raise ValueError(f"transformSourceObjects name '{name}' for both {taken[name]} and {column}")
+    versions = ((f"messageVersions '{version}'", columns) for version, columns in contract.versions.items())
+    for where, columns in (("transformSourceObjects", contract.columns), *versions):
+        taken: dict[str, str] = {}
+        for column, names in columns.items():
+            for name in names:
+                if taken.setdefault(name, column) != column:
+                    raise ValueError(f"{where} name '{name}' for both {taken[name]} and {column}")
     if not contract.formats:
         raise ValueError("schema.customProperties: 'formats' is missing; it says how files are read")

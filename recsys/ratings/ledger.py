@@ -1,20 +1,22 @@
-"""The ledger's rules: which files are new, which only repeat others, and that no row is lost.
+"""The ledger's rules: which files and messages are new, which only repeat others, and that no row is lost.
 
-One entry a file. A batch is claimed by a small file beside the tables (one rename, where a Delta commit costs a second)
-that holds its entries; the entries go to the ledger table when everything else of the batch is written. So a claim
-without its entries in the ledger is a batch that was interrupted.
+One entry a file or range of offsets. A batch is claimed by a small file beside the tables (one rename, where a Delta
+commit costs a second) that holds its entries; the entries go to the ledger table when everything else of the batch is
+written. So a claim without its entries in the ledger is a batch that was interrupted.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from recsys.errors import ConservationError
+from recsys.ratings.kafka import KAFKA, OffsetRange
 from recsys.ratings.landing import Arrival, LandedFile
 
 ACCEPTED = "accepted"  # read; some rows may be duplicates or in quarantine
 QUARANTINED = "quarantined"  # wrong as a whole
 DUPLICATE = "duplicate"  # a copy of a file that was read
+SKIPPED = "skipped"  # offsets that were never read: before the first one, or given up
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class Counts:
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of one batch; times in milliseconds and microseconds since 1970 UTC."""
+    """One file or range of offsets of one batch; times in milliseconds and microseconds since 1970 UTC.
+
+    Of a range, ``size`` is its number of offsets, ``checksum`` the topic's id and ``modified_ms`` when it was read.
+    """
 
     batch: int
     source: str
@@ -57,6 +62,11 @@ class Claim:
     batch: int
     claimed_us: int
     entries: tuple[Entry, ...]
+
+    @property
+    def ranges(self) -> list[OffsetRange]:
+        """The ranges of offsets; none in a batch of files."""
+        return [OffsetRange.from_source(own.source, own.checksum) for own in self.entries if own.format == KAFKA]
 
     @property
     def counts(self) -> Counts:
@@ -85,6 +95,8 @@ class Seen:
         self._landed: dict[str, int] = {}
         self._closed: set[int] = set()
         self._accepted: dict[int, int] = {}
+        self._topics: dict[str, tuple[int, str]] = {}  # batch and topic id of the newest range of a topic
+        self._ends: dict[tuple[str, str], dict[int, int]] = {}
         self.last_batch = 0
         self.last_accepted_batch = 0
         self.add(entries)
@@ -92,17 +104,58 @@ class Seen:
     def add(self, entries: Iterable[Entry]) -> None:
         """Take the entries of a closed batch in."""
         for entry in entries:
-            self._sources.add(entry.source)
-            self._contents.add((entry.source, entry.checksum))
-            if entry.checksum:  # a file that could not be read is tried again
-                self._arrivals.add((entry.source, entry.size, entry.modified_ms))
-            if entry.counts.accepted + entry.counts.duplicate > 0:
-                self._landed[entry.checksum] = entry.counts.landed
+            if entry.format == KAFKA:
+                self._add_range(entry.batch, OffsetRange.from_source(entry.source, entry.checksum))
+            else:
+                self._add_file(entry)
             self._closed.add(entry.batch)
             self._accepted[entry.batch] = self._accepted.get(entry.batch, 0) + entry.counts.accepted
             self.last_batch = max(self.last_batch, entry.batch)
             if entry.counts.accepted > 0:
                 self.last_accepted_batch = max(self.last_accepted_batch, entry.batch)
+
+    def _add_file(self, entry: Entry) -> None:
+        self._sources.add(entry.source)
+        self._contents.add((entry.source, entry.checksum))
+        if entry.checksum:  # a file that could not be read is tried again
+            self._arrivals.add((entry.source, entry.size, entry.modified_ms))
+        if entry.counts.accepted + entry.counts.duplicate > 0:
+            self._landed[entry.checksum] = entry.counts.landed
+
+    def _add_range(self, batch: int, own: OffsetRange) -> None:
+        self._topics[own.topic] = max(self._topics.get(own.topic, (0, "")), (batch, own.topic_id))
+        ends = self._ends.setdefault((own.topic, own.topic_id), {})
+        ends[own.partition] = max(ends.get(own.partition, 0), own.end)
+
+    def topic_id(self, topic: str) -> str | None:
+        """Id of the topic of this name that was read last, None when none was."""
+        return self._topics[topic][1] if topic in self._topics else None
+
+    def next_offsets(self, topic: str, topic_id: str) -> dict[int, int]:
+        """The offset after the last that was read, of every partition that has been read; the others begin at 0."""
+        return dict(self._ends.get((topic, topic_id), {}))
+
+    def leave_out_known(self, ranges: Iterable[OffsetRange]) -> list[OffsetRange]:
+        """What of these ranges was not read before."""
+        starts = (
+            replace(own, start=max(own.start, self.next_offsets(own.topic, own.topic_id).get(own.partition, 0)))
+            for own in ranges
+        )
+        return [own for own in starts if own.start < own.end]
+
+    def require_no_gap(self, ranges: Iterable[OffsetRange]) -> None:
+        """Refuse ranges that leave messages out which were not read.
+
+        Raises:
+            ConservationError: one begins after the offset where the ledger ends.
+        """
+        for own in ranges:
+            end = self.next_offsets(own.topic, own.topic_id).get(own.partition, 0)
+            if own.start > end:
+                raise ConservationError(
+                    f"topic '{own.topic}', partition {own.partition}: a batch begins at offset {own.start:,}, but the "
+                    f"ledger ends at {end:,}. Nothing of it was taken in. Run the job again: it begins there."
+                )
 
     def has_closed(self, batch: int) -> bool:
         """Whether the ledger holds a batch; ``last_batch`` says less where the ledger is empty and ratings are not."""
@@ -163,6 +216,34 @@ def make_entries(
     return tuple(entries)
 
 
+def make_range_entries(
+    batch: int, claimed_us: int, ranges: Sequence[OffsetRange], read: Mapping[str, Counts], state: str = ACCEPTED
+) -> tuple[Entry, ...]:
+    """The entries of a batch of messages.
+
+    Args:
+        batch: its number.
+        claimed_us: its clock.
+        ranges: all of its ranges.
+        read: messages of the ranges, by source; a range that is not in it had none.
+        state: of all of them.
+    """
+    return tuple(
+        Entry(
+            batch=batch,
+            source=own.source,
+            format=KAFKA,
+            size=len(own),
+            modified_ms=claimed_us // 1000,
+            claimed_us=claimed_us,
+            checksum=own.topic_id,
+            counts=read.get(own.source, Counts()),
+            state=state,
+        )
+        for own in ranges
+    )
+
+
 def find_copies(files: Sequence[LandedFile], seen: Seen) -> set[str]:
     """Sources of the files whose content was accepted before, or comes earlier in the batch: they are not read."""
     copies = set()
@@ -183,9 +264,10 @@ def check_conservation(claim: Claim, *, appended: int, quarantined: int) -> None
     """
     for entry in claim.entries:
         counts = entry.counts
+        what = "offsets" if entry.format == KAFKA else "file"
         if counts.landed != counts.accepted + counts.duplicate + counts.quarantined:
             raise ConservationError(
-                f"batch {claim.batch}, file '{entry.source}': rows do not add up: {counts}. {_ADVICE}"
+                f"batch {claim.batch}, {what} '{entry.source}': rows do not add up: {counts}. {_ADVICE}"
             )
     total = claim.counts
     for what, table, written, counted in (
@@ -198,4 +280,6 @@ def check_conservation(claim: Claim, *, appended: int, quarantined: int) -> None
             )
 
 
-_ADVICE = "The batch stays open; nothing further was written. Keep its files and the job's log, and report it"
+_ADVICE = (
+    "The batch stays open; nothing further was written. Keep its files or messages and the job's log, and report it"
+)

@@ -10,7 +10,7 @@ from recsys.params import Section
 class LandingParams(Section):
     """Where files arrive and how much of them one batch takes."""
 
-    path: str = "warehouse/landing"
+    path: str | None = "warehouse/landing"  # null: no files are read
     catalogue: str | None = None  # a file of items: item_id, title, genres
     max_files: int = Field(default=1000, ge=1)  # per batch
     max_bytes: int = Field(default=10 * 1024**3, ge=1)  # per batch

@@ -43,13 +43,14 @@ def check_rows(candidates: DataFrame, contract: RatingsContract, *, now_us: int)
         now_us: the clock, microseconds since 1970 UTC; the same in a repeated run.
 
     Returns:
-        ``source``, ``rules`` (all broken ones, none for a good row), ``reason``, ``raw`` (null for a good row), the
-        columns of a rating (null for a bad row) and ``bucket``.
+        ``source``, ``offset``, ``rules`` (all broken ones, none for a good row), ``reason``, ``raw`` (null for a good
+        row), the columns of a rating (null for a bad row) and ``bucket``.
     """
     checked = _find_problems(type_columns(candidates, contract), contract, now_us)
     is_good = sf.size(_PROBLEMS) == 0
     return checked.select(
         c.SOURCE,
+        c.OFFSET,
         sf.col(f"{_PROBLEMS}.rule").alias(c.RULES),
         sf.concat_ws("; ", f"{_PROBLEMS}.reason").alias(c.REASON),
         sf.when(~is_good, sf.col(c.RAW)).alias(c.RAW),
@@ -62,7 +63,8 @@ def type_columns(candidates: DataFrame, contract: RatingsContract) -> DataFrame:
     """Bring the texts of a row to the types of the ratings table; what is no number or no time becomes null.
 
     Returns:
-        ``source``, ``raw``, ``fault``, ``bucket``, the columns of a rating, and what the checks need of the texts.
+        ``source``, ``offset``, ``raw``, ``fault``, ``bucket``, the columns of a rating, and what the checks need of
+        the texts.
     """
     value_text, time_text = sf.col(c.VALUE), sf.col(c.EVENT_TIME)
     withdrawn = sf.col(c.WITHDRAWN).try_cast("boolean")
@@ -79,6 +81,7 @@ def type_columns(candidates: DataFrame, contract: RatingsContract) -> DataFrame:
     )
     typed = candidates.select(
         c.SOURCE,
+        c.OFFSET,
         c.RAW,
         FAULT,
         c.BUCKET,

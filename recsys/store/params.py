@@ -1,8 +1,8 @@
 """Where things are kept and for how long."""
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PlainSerializer
+from pydantic import Field, PlainSerializer, model_validator
 
 from recsys.params import Section, without_password
 
@@ -31,3 +31,22 @@ class MlflowParams(Section):
     retries: int = Field(default=5, ge=0, le=10)  # of a call that a server does not answer, with growing pauses
     experiment: str = "recsys"
     model: str = "recsys"  # registered name
+
+
+class KafkaParams(Section):
+    """The topic that messages are read from, and how."""
+
+    bootstrap_servers: str | None = None  # host:port,host:port; null: no topic is read
+    topic: str | None = None
+    starting_offsets: Literal["earliest", "latest"] = "earliest"  # of a topic that was never read
+    max_offsets_per_batch: int = Field(default=1_000_000, ge=1)
+    max_message_bytes: int = Field(default=65_536, ge=1)  # key and value; a larger message is quarantined
+    batch_seconds: float = Field(default=10.0, gt=0)  # between the batches of a continuous run
+    timeout_seconds: float = Field(default=60.0, ge=1)  # brokers that do not answer for so long fail the run
+    client_properties: str | None = None  # Java properties file with what else the client needs, as credentials
+
+    @model_validator(mode="after")
+    def _topic_needs_servers(self) -> Self:
+        if (self.topic is None) != (self.bootstrap_servers is None):
+            raise ValueError("'bootstrap_servers' and 'topic' are given both or neither")
+        return self

@@ -66,7 +66,7 @@ class FileStore(Protocol):
 
 @dataclass(frozen=True)
 class Places:
-    """Where datasets are: the warehouse and the landing folder as qualified paths, the name of the registered model."""
+    """Where datasets are: the warehouse and the landing folder as qualified paths (or kafka://servers/topic), the name of the registered model."""
 
     warehouse: str
     landing: str
@@ -173,6 +173,7 @@ def _dataset(name: str, places: Places, version: int | None) -> dict[str, Any]:
         found = re.fullmatch(r"(?:([a-z0-9]+):)?(?://([^/]*))?(/.*)", path)
         scheme, authority, full = found.groups() if found else (None, None, path)
         namespace = f"{scheme}://{authority}" if authority else scheme or "file"
+        full = full.removeprefix("/") if scheme == "kafka" else full
     facets = {}
     if version is not None:
         said = {"datasetVersion": str(version)}

@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "ingestion": BASICS | {"adoption", "landed_files", "blocks", "ratings", "store", "config", "session"},
     "observation": BASICS
     | {"alerts", "telemetry", "config", "ingestion", "landed_files", "ratings", "session", "store"},
+    "streaming": BASICS | {"ratings", "store", "config", "ingestion"},
     "planning": BASICS | {"blocks", "als", "session"},
     "training": BASICS | {"blocks", "als", "ranking", "evaluation", "config"},
     "serving": {"als", "ranking", "config", "columns", "errors", "params"},

@@ -1,12 +1,16 @@
-"""One cluster for all tests of this folder; it is started when the first of them asks, and stopped at the end."""
+"""What tests of this folder share; each server is started when the first test asks for it, and stopped at the end."""
 
 from collections.abc import Iterator
 
 import pytest
 from pyspark.sql import SparkSession
 
+from recsys.session import delta_jars, start_session
+from tests.cluster import kafka
 from tests.cluster.hadoop import Hadoop, missing
+from tests.cluster.kafka import Kafka
 from tests.cluster.undisturbed import World
+from tests.sessions import TWO_TASKS
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +29,26 @@ def hadoop() -> Iterator[Hadoop]:
 def world(spark: SparkSession, hadoop: Hadoop, tmp_path_factory: pytest.TempPathFactory) -> World:
     """One world for all tests of faults; each works on a copy."""
     return World(spark, hadoop.fs, tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """The local session, with the Kafka connector where there is one: a JVM takes jars when it starts only."""
+    jars = {jar.name: jar for jar in [*delta_jars(), *([] if kafka.missing() else kafka.connector_jars())]}
+    own = {"spark.jars": ",".join(map(str, jars.values())), "spark.driver.memory": "1g"}
+    session = start_session("tests", conf={**TWO_TASKS, **own})
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A Kafka broker, ready."""
+    lacking = kafka.missing()
+    if lacking is not None:
+        pytest.skip(lacking)
+    server = Kafka(tmp_path_factory.mktemp("kafka"))
+    server.start()
+    yield server
+    server.stop()

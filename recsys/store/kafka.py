@@ -1,0 +1,195 @@
+"""A Kafka topic, by the client and the Spark source that Spark's Kafka connector brings.
+
+Nothing is ever skipped: ``failOnDataLoss`` stays on, and messages of transactions that were not committed are not read.
+"""
+
+import json
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from py4j.java_gateway import JavaPackage
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import DataFrame, SparkSession
+
+from recsys import columns as c
+from recsys.errors import BrokerError, ConfigError, MessagesLostError, UsageError
+from recsys.store.params import KafkaParams
+
+# What brokers, client and connector say; the classes differ with where it was noticed.
+_LOST = re.compile(
+    r"KAFKA_DATA_LOSS|OffsetOutOfRange|may have been (lost|missed)|_WITH_TRIGGER_AVAILABLENOW|PREFETCHED"
+)
+_UNKNOWN = re.compile(r"UnknownTopicOrPartition|UnknownTopicId")
+_SILENT = re.compile(
+    r"TimeoutException|Timed out|DisconnectException|No resolvable bootstrap|Failed to create new Kafka"
+)
+
+
+@dataclass(frozen=True)
+class TopicState:
+    """A topic as its brokers describe it; offsets by partition.
+
+    Attributes:
+        topic_id: what tells it from a topic that had its name before.
+        first: the oldest offset that is still there.
+        end: the offset after the last message of a transaction that was committed.
+    """
+
+    topic_id: str
+    first: dict[int, int]
+    end: dict[int, int]
+
+
+class Topic:
+    """One topic."""
+
+    def __init__(self, spark: SparkSession, params: KafkaParams) -> None:
+        """Read what the client needs; nobody is asked yet.
+
+        Raises:
+            ConfigError: the connector is not there; the client's properties cannot be read, or others may read them.
+        """
+        assert params.topic is not None  # noqa: S101
+        self._spark = spark
+        jvm: Any = spark._jvm  # the classic session has one
+        self._jvm = jvm
+        if isinstance(jvm.org.apache.kafka.clients.admin.Admin, JavaPackage):
+            raise ConfigError(
+                f"topic '{params.topic}': Spark's Kafka connector is not there. Run 'make setup' again where Maven "
+                "Central can be reached, or give it to Spark by "
+                "spark.jars.packages=org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0."
+            )
+        self.name = params.topic
+        self._params = params
+        timeout_ms = int(params.timeout_seconds * 1000)
+        self._client = {
+            **self._read_properties(params.client_properties),
+            "bootstrap.servers": str(params.bootstrap_servers),
+            "isolation.level": "read_committed",
+            "request.timeout.ms": str(min(30_000, timeout_ms)),
+            "default.api.timeout.ms": str(timeout_ms),
+        }
+
+    def describe(self) -> TopicState:
+        """Ask the brokers.
+
+        Raises:
+            BrokerError: none answered.
+            UsageError: there is no such topic.
+        """
+        kafka = self._jvm.org.apache.kafka
+        with self._admin() as admin:
+            topics = admin.describeTopics(self._jvm.java.util.List.of(self.name)).allTopicNames().get()
+            found = topics.get(self.name)
+            partitions = [int(own.partition()) for own in found.partitions()]
+            committed = kafka.clients.admin.ListOffsetsOptions(kafka.common.IsolationLevel.READ_COMMITTED)
+
+            def ask(spec: Any) -> dict[int, int]:
+                asked = self._jvm.java.util.HashMap()
+                for partition in partitions:
+                    asked.put(kafka.common.TopicPartition(self.name, partition), spec)
+                answers = admin.listOffsets(asked, committed)
+                return {
+                    partition: int(
+                        answers.partitionResult(kafka.common.TopicPartition(self.name, partition)).get().offset()
+                    )
+                    for partition in partitions
+                }
+
+            spec = kafka.clients.admin.OffsetSpec
+            return TopicState(str(found.topicId().toString()), ask(spec.earliest()), ask(spec.latest()))
+
+    def read_topic_id(self) -> str:
+        """The id alone."""
+        with self._admin() as admin:
+            topics = admin.describeTopics(self._jvm.java.util.List.of(self.name)).allTopicNames().get()
+            return str(topics.get(self.name).topicId().toString())
+
+    def read(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> DataFrame:
+        """The messages of some partitions from one offset up to another, which must all be there when they are read."""
+        reader = self._spark.read.format("kafka").options(**self._options())
+        reader = reader.option("assign", json.dumps({self.name: sorted(starts)}))
+        reader = reader.option("startingOffsets", self._to_json(starts)).option("endingOffsets", self._to_json(ends))
+        return reader.load().select(c.PARTITION, c.OFFSET, "key", "value")
+
+    def stream(self, starts: Mapping[int, int]) -> DataFrame:
+        """All messages from now on; ``starts`` are of all partitions, and count where the checkpoint knows nothing."""
+        reader = self._spark.readStream.format("kafka").options(**self._options()).option("subscribe", self.name)
+        reader = reader.option("startingOffsets", self._to_json(starts))
+        reader = reader.option("maxOffsetsPerTrigger", str(self._params.max_offsets_per_batch))
+        return reader.load().select(c.PARTITION, c.OFFSET, "key", "value")
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Errors of Kafka as ours, whoever noticed them: the client, a task or the stream.
+
+        Raises:
+            BrokerError: no broker answered in time.
+            MessagesLostError: messages are gone.
+            UsageError: there is no such topic.
+        """
+        try:
+            yield
+        except (Py4JJavaError, StreamingQueryException) as err:
+            servers, text = self._params.bootstrap_servers, str(err)
+            if _LOST.search(text):
+                raise MessagesLostError(
+                    f"topic '{self.name}': messages were deleted while they were read. Nothing of their batch was "
+                    "accepted. Run the job again: it says which offsets are gone."
+                ) from err
+            if _UNKNOWN.search(text):
+                raise UsageError(
+                    f"there is no topic '{self.name}' at {servers}. Create it, or correct kafka.topic; "
+                    "the client's user may also not be allowed to see it."
+                ) from err
+            if _SILENT.search(text):
+                raise BrokerError(
+                    f"topic '{self.name}': Kafka at {servers} did not answer within "
+                    f"{self._params.timeout_seconds:g} s. Nothing of the batch under way was accepted, and what was "
+                    "accepted before stays. Look after the brokers (kafka.bootstrap_servers), then run the job again: "
+                    "it goes on where it stopped."
+                ) from err
+            raise
+
+    @contextmanager
+    def _admin(self) -> Iterator[Any]:
+        properties = self._jvm.java.util.Properties()
+        for key, value in self._client.items():
+            properties.setProperty(key, value)
+        with self.translated_errors():
+            admin = self._jvm.org.apache.kafka.clients.admin.Admin.create(properties)
+            try:
+                yield admin
+            finally:
+                admin.close(self._jvm.java.time.Duration.ZERO)
+
+    def _options(self) -> dict[str, str]:
+        timeout_ms = str(int(self._params.timeout_seconds * 1000))
+        own = {"failOnDataLoss": "true", "kafkaConsumer.pollTimeoutMs": timeout_ms}
+        return own | {f"kafka.{key}": value for key, value in self._client.items()}
+
+    def _to_json(self, offsets: Mapping[int, int]) -> str:
+        return json.dumps({self.name: {str(partition): offset for partition, offset in sorted(offsets.items())}})
+
+    def _read_properties(self, path: str | None) -> dict[str, str]:
+        if path is None:
+            return {}
+        try:
+            mode = stat.S_IMODE(Path(path).stat().st_mode)
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as err:
+            raise ConfigError(f"kafka.client_properties '{path}' cannot be read ({err.strerror}). Correct it.") from err
+        if mode & 0o077:
+            raise ConfigError(
+                f"kafka.client_properties '{path}' can be read by others than its owner (mode {mode:04o}). "
+                f"It may hold credentials: chmod 600 {path}."
+            )
+        properties = self._jvm.java.util.Properties()
+        properties.load(self._jvm.java.io.StringReader(text))
+        return {str(key): str(properties.getProperty(key)) for key in properties.stringPropertyNames()}
