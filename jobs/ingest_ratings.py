@@ -12,8 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jobs.runner import LOCK_PAUSE, JobContext, JobResult, RunRows, hold_locks, perform, run_job
-from jobs.signals import stop_on_signals
+from jobs.runner import LOCK_PAUSE, JobContext, JobResult, RunRows, hold_locks, perform, run_job, stop_on_signals
 from recsys.errors import BrokerError, DataRejectedError, LockedError, MessagesLostError, RecsysError, UsageError
 from recsys.ingestion import ClosedBatch, Ingestion, Messages, bring_blocks_up_to_date
 from recsys.observation import BatchWatch

@@ -66,7 +66,7 @@ class FileStore(Protocol):
 
 @dataclass(frozen=True)
 class Places:
-    """Where datasets are: the warehouse and the landing folder as qualified paths (or kafka://servers/topic), the name of the registered model."""
+    """Where datasets are: paths of warehouse and landing folder, or kafka://servers/topic; the model's name."""
 
     warehouse: str
     landing: str
