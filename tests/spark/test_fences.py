@@ -37,11 +37,12 @@ import json, os, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from recsys.session import start_session
+from recsys.errors import RecsysError
 from recsys.store import tables as tables_module
 from recsys.store.locks import LISTS, TABLES, Lock
 from recsys.store.params import WarehouseParams
 from recsys.store.tables import SPECS, Tables
-from tests.spark.test_fences import EXPIRY, LOCKED, one_row
+from tests.spark.test_fences import EXPIRY, LOCKED, everything, one_row
 
 root, folder = sys.argv[1], Path(sys.argv[2])
 spark = start_session("sleeper", conf={"spark.master": "local[4]", "spark.sql.shuffle.partitions": "1"})
@@ -72,10 +73,10 @@ def write(name, how, under_way):
         rows = rows.mapInArrow(lambda batches: slowly(batches, str(mark), str(go)), rows.schema)
     try:
         if how == "delete":
-            table.delete("true")
+            table.delete(everything(name))
         else:
-            table.append(rows) if how == "append" else table.replace(rows, "true")
-    except Exception as err:
+            table.append(rows) if how == "append" else table.replace(rows, everything(name))
+    except RecsysError as err:
         return type(err).__name__
     return "committed"
 
@@ -88,6 +89,10 @@ with locks[0], locks[1], ThreadPoolExecutor(32) as pool:
         if not each[2]:
             stopped.acquire()
     while len(list(folder.glob("under way *"))) < 2:
+        for result in results:
+            if result.done():
+                print("a write ended early:", result.exception() or result.result(), file=sys.stderr, flush=True)
+                os._exit(1)
         time.sleep(0.02)
     (folder / "asleep").touch()
     said = {" ".join(map(str, each)): result.result() for each, result in zip(writes, results)}
@@ -104,6 +109,11 @@ def one_row(spark: SparkSession, schema: StructType) -> DataFrame:
     """A row for any table."""
     values = [sf.expr(PLAIN.get(f.dataType.typeName(), "0")).cast(f.dataType).alias(f.name) for f in schema]
     return spark.range(1).select(*values)
+
+
+def everything(table: str) -> str:
+    """A condition that every row of a table fulfils."""
+    return f"{SPECS[table].schema.names[0]} IS NOT NULL"
 
 
 def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 300.0) -> None:
@@ -216,7 +226,7 @@ def test_a_holder_commits_as_often_as_it_likes_and_its_txns_are_known_to_the_nex
             assert tables.items.last_txn("app") == version
     assert tables.items.txn_rows(Txn("app", 1)) == 1
     with a_lock(tables, TABLES):
-        tables.items.delete("true")
+        tables.items.delete(everything("items"))
     assert tables.items.read().isEmpty()
 
 
@@ -242,7 +252,7 @@ def replace_while(table: Table, rows: DataFrame, folder: Path, rival: Callable[[
     rivals = threading.Thread(target=meddle)
     rivals.start()
     try:
-        return table.replace(rows.mapInArrow(write_slowly, rows.schema), "true")
+        return table.replace(rows.mapInArrow(write_slowly, rows.schema), everything(table.name))
     finally:
         over.set()
         rivals.join()
