@@ -645,9 +645,10 @@ def _may_lie_beside(tables: Tables, events: DataFrame, packing: Packing) -> bool
     """
     if packing.keeps_events or packing.after_batch == 0 or tables.recent_share == 0:
         return False
-    accepted = read_ledger(tables).count_accepted(through=packing.through_batch)
-    if 0 < accepted < tables.recent_from:  # known without a Spark job
-        return False
+    if tables.ledger.version() > 0:  # what that says needs no Spark job
+        accepted = read_ledger(tables).count_accepted(through=packing.through_batch)
+        if 0 < accepted < tables.recent_from:
+            return False
     n_ratings = sf.sum(c.N_RATINGS)
     held = {row[0]: row[1] for row in tables.user_blocks.read().groupBy(c.LAYER).agg(n_ratings).collect()}
     whole, beside = held.get(WHOLE, 0), held.get(RECENT, 0) + held.get(NEWCOMERS, 0)
