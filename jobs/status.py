@@ -65,7 +65,7 @@ def run(context: JobContext) -> Status:
     tables = context.tables
     history = read_history(tables)
     now = history[-1] if history else None
-    book = open_book(context.settings, context.files, tables.root)
+    book = open_book(context.files, tables.root)
     return Status(
         warehouse=tables.root,
         at=datetime.now(UTC),

@@ -107,7 +107,9 @@ def observe_end(
             RunState(job, run.run_id, state, ended, parent, run.message, dict(row[c.COUNTS]), *versions),
         )
     with _harmless("alerts_not_judged", job):
-        judgement = Judgement() if _is_reported(error) else judge_run(run)
+        judgement = judge_run(run)
+        if _is_reported(error):
+            judgement = Judgement(checked=judgement.checked)
         if job == INGEST:
             with _harmless("sources_not_judged", job):
                 judgement += _judge_sources(context, run)
@@ -218,7 +220,7 @@ def make_promise(contract: RatingsContract) -> Promise:
     )
 
 
-def open_book(settings: Settings, files: FileStore, root: str) -> AlertBook:
+def open_book(files: FileStore, root: str) -> AlertBook:
     """The alerts of a warehouse."""
     return AlertBook(files, f"{root}/{FOLDER}", where=without_password(root))
 
@@ -243,12 +245,10 @@ def _age_of_newest_batch(tables: Tables) -> float | None:
 
 def _find_waiting(files: LandedFiles, tables: Tables, settings: Settings) -> dict[str, float]:
     """Seconds since each file landed that is not taken in."""
-    if settings.landing.path is None:
+    path, now = settings.landing.path, time.time()
+    if not path or not files.is_folder(path):
         return {}
-    folder, now = files.resolve(settings.landing.path), time.time()
-    if not files.is_folder(folder):
-        return {}
-    seen = read_ledger(tables)
+    folder, seen = files.resolve(path), read_ledger(tables)
     arrivals = list_arrivals(files, folder, settings.landing, now_ms=int(now * 1000))
     return {a.source: now - a.modified_ms / 1000 for a in arrivals if not seen.is_unchanged(a)}
 
@@ -266,14 +266,16 @@ def _tell(settings: Settings, judgement: Judgement, run: RunEnd, files: Files | 
     if files is not None:
         try:
             if files.exists(root):
-                _update(open_book(settings, files, files.resolve(root)), judgement, run, channels, params, now)
+                _update(open_book(files, files.resolve(root)), judgement, run, channels, params, now)
                 stored = True
-                _write_alert_metrics(settings, files, root)
         except Exception as err:
             reason = (str(err).splitlines() or [""])[0]
             log_event(log, "alerts_not_stored", level=logging.WARNING, error=type(err).__name__, reason=reason)
     rest = Judgement(checked=judgement.checked) if stored else judgement
-    _update(open_book(settings, _memory, root), rest, run, channels, params, now)
+    _update(open_book(_memory, root), rest, run, channels, params, now)
+    if files is not None and stored and settings.metrics.folder is not None:
+        with _harmless("metrics_not_written", run.job):
+            _write_alert_metrics(open_book(files, files.resolve(root)), files, settings.metrics.folder)
 
 
 def _update(
@@ -291,14 +293,11 @@ def _update(
     book.deliver(channels, deliver, now=now, keep_seconds=params.keep_hours * 3600)
 
 
-def _write_alert_metrics(settings: Settings, files: Files, root: str) -> None:
-    if settings.metrics.folder is None:
-        return
-    book = open_book(settings, files, files.resolve(root))
+def _write_alert_metrics(book: AlertBook, files: Files, folder: str) -> None:
     open_by_kind = dict.fromkeys((kind.value for kind in Kind), 0)
     for alert in book.open_alerts():
         open_by_kind[alert.kind] += 1
-    write_alerts(files, settings.metrics.folder, open_by_kind=open_by_kind, waiting=book.count_waiting())
+    write_alerts(files, folder, open_by_kind=open_by_kind, waiting=book.count_waiting())
 
 
 def _write_run_metrics(

@@ -106,7 +106,9 @@ def make_event(run: RunState, places: Places, namespace: str) -> dict[str, Any]:
         "schemaURL": _SCHEMA,
         "run": {"runId": str(UUID(run.run_id)), "facets": facets},
         "job": {"namespace": namespace, "name": run.job, "facets": {}},
-        "inputs": [_dataset(name, places, run.versions_in.get(name)) for name in reads],
+        "inputs": [
+            _dataset(name, places, run.versions_in.get(name)) for name in reads if name != LANDING or places.landing
+        ],
         "outputs": [
             {**_dataset(name, places, run.versions_out.get(name)), **_statistics(name, run.counts)} for name in writes
         ],

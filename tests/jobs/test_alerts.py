@@ -68,7 +68,7 @@ class World:
 
     def open_alerts(self) -> list[Alert]:
         context = self.context()
-        return open_book(context.settings, context.files, context.tables.root).open_alerts()
+        return open_book(context.files, context.tables.root).open_alerts()
 
     def told(self) -> list[tuple[str, str]]:
         return read_told(self.file)
