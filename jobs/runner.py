@@ -29,7 +29,7 @@ from recsys.session import ROOT, start_session
 from recsys.store.faults import explain, told_in_one_line
 from recsys.store.files import Files
 from recsys.store.locks import Lock
-from recsys.store.outcome import Ending, hand_over, yarn_attempt
+from recsys.store.outcome import Ending, end_with_jvm, hand_over, yarn_attempt
 from recsys.store.tables import Tables
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,7 @@ def run_job(
         makes_tables: The job takes in landed files, and a new warehouse is made where there is none; other jobs refuse
             a mistyped path.
     """
+    end_with_jvm()
     parser = argument_parser(name, description)
     if arguments is not None:
         arguments(parser)

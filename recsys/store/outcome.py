@@ -1,4 +1,4 @@
-"""How a job ended, for the launcher of a driver that runs on the cluster.
+"""How a driver ends: with its JVM, and for the launcher of one that runs on the cluster, with a word on how.
 
 In YARN's cluster mode a driver's exit code does not come back: spark-submit returns 1 for every failure. And it decides
 whether YARN starts the driver again. Spark's ``ApplicationMaster`` (4.2, startUserApplication, finish, run) reports
@@ -13,6 +13,9 @@ import json
 import logging
 import os
 import re
+import threading
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -25,6 +28,7 @@ log = logging.getLogger(__name__)
 
 OUTCOME: Final = "RECSYS_OUTCOME"  # variable with the file's path; a variable, because it is needed before a session
 DELIBERATE: Final = frozenset({2, 3, 4, 5})  # exit codes of the errors in recsys.errors that a rerun does not change
+_JVM_LOOKS: Final = 0.5  # seconds between two looks whether the JVM lives
 _ONE_EXECUTOR: Final = {"spark.executor.instances": "1"}
 _CONTAINER: Final = re.compile(r"container_(?:e\d+_)?\d+_\d+_(\d+)_\d+")
 
@@ -37,6 +41,28 @@ class Ending:
     message: str = ""  # for standard output
     error: str = ""  # for standard error
     trace: str = ""  # of an error that nobody expected
+
+
+def end_with_jvm() -> None:
+    """End this process within a second when the JVM that started it is gone.
+
+    ``spark-submit`` and YARN's application master start Python from their JVM. When that is killed, Python lives on:
+    YARN ends what is left of a container, but not always (seen on a busy node), and starts the next attempt meanwhile.
+    What needs no JVM, like a tracking server's models, would then be written twice. Does nothing where Python came
+    first.
+    """
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return
+    jvm = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == jvm:  # a process whose parent has died gets another
+            time.sleep(_JVM_LOOKS)
+        with suppress(OSError):  # whoever read it may be gone, too
+            os.write(2, b"error: the JVM of this driver was killed; what was not committed is undone. Run it again.\n")
+        os._exit(1)
+
+    threading.Thread(target=watch, name="jvm-watch", daemon=True).start()
 
 
 def hand_over(ending: Ending) -> int:

@@ -156,6 +156,7 @@ class Registry:
             pause_at("log_fit:after_run")
             model_id = self._upload(run_id, files, figures or {}, labels)
             pause_at("log_fit:after_model")
+            check_held()  # a driver that was taken for dead must not register the fit a second time
             self._client.set_terminated(run_id)
             import_mlflow().set_tracking_uri(self.tracking_uri)  # MLflow looks the source up in its global store
             created = self._client.create_model_version(

@@ -18,7 +18,7 @@ from tests.jobs.pauses import Pauses
 
 _EXECUTOR: Final = "org.apache.spark.executor.YarnCoarseGrainedExecutorBackend"
 _DRIVER: Final = "org.apache.spark.deploy.yarn.ApplicationMaster"
-_WAIT_SECONDS: Final = 300.0
+_WAIT_SECONDS: Final = 900.0  # a busy machine
 
 
 class Application:
@@ -76,7 +76,7 @@ class Application:
         [driver] = processes(self.id, _DRIVER)
         container = Path(f"/proc/{driver}/cwd").readlink().name
         os.kill(driver, signal.SIGKILL)
-        wait_for("end of the driver's container", lambda: not has_processes(container))
+        wait_until_gone(container)
 
     def kill_executor_at_work(self) -> None:
         """SIGKILL to an executor that has been given tasks; the driver stands at a pause point and goes on.
@@ -106,9 +106,7 @@ class Application:
 
     def _active(self) -> dict[str, int]:
         """Number of tasks that the driver waits for, by executor."""
-        base = f"/proxy/{self.id}/api/v1/applications/{self.id}"
-        number = len(self.attempts())
-        listed = self._ask(f"{base}/{number}/executors")
+        listed = self._ask(f"/proxy/{self.id}/api/v1/applications/{self.id}/executors")
         return {each["id"]: int(each["activeTasks"]) for each in listed if each["id"] != "driver" and each["isActive"]}
 
     def _ask(self, path: str) -> Any:
@@ -221,15 +219,24 @@ def processes(application: str, main: str) -> dict[int, list[str]]:
     return found
 
 
-def has_processes(container: str) -> bool:
-    """Whether a process works in a container's folder."""
+def processes_in(container: str) -> dict[int, str]:
+    """Processes that work in a container's folder, with their command lines."""
+    found = {}
     for folder in Path("/proc").iterdir():
         try:
             if container in str((folder / "cwd").readlink()):
-                return True
+                found[int(folder.name)] = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")[:200]
         except OSError:  # not a process, or one that has ended
             continue
-    return False
+    return found
+
+
+def wait_until_gone(container: str) -> None:
+    """Wait until nothing works in a container's folder any more."""
+    try:
+        wait_for("end", lambda: not processes_in(container), seconds=60)
+    except AssertionError as err:
+        raise AssertionError(f"in {container} there is still {processes_in(container)}") from err
 
 
 def wait_for(what: str, find: Callable[[], Any], seconds: float = _WAIT_SECONDS) -> Any:

@@ -365,7 +365,7 @@ class Hadoop:
                 "yarn.nodemanager.recovery.dir": self.data / "nm-recovery",
             },
             "capacity-scheduler.xml": {  # must exist, or the ResourceManager dies
-                "yarn.scheduler.capacity.maximum-am-resource-percent": 0.8,
+                "yarn.scheduler.capacity.maximum-am-resource-percent": 1.0,
                 "yarn.scheduler.capacity.resource-calculator": calculator,
                 "yarn.scheduler.capacity.node-locality-delay": -1,
                 f"{root}.queues": ",".join(queues),

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-WAIT_SECONDS = 300.0
+WAIT_SECONDS = 900.0  # a busy machine
 
 
 class Pauses:

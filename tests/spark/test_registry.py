@@ -12,7 +12,14 @@ import pytest
 
 from recsys.als.model import FactorModel
 from recsys.als.params import AlsParams
-from recsys.errors import ConcurrentPromotionError, ConfigError, GateRefusedError, ModelArtifactError, RegistryError
+from recsys.errors import (
+    ConcurrentPromotionError,
+    ConfigError,
+    GateRefusedError,
+    LockedError,
+    ModelArtifactError,
+    RegistryError,
+)
 from recsys.ranking.model import ListModel, trend_model
 from recsys.session import ROOT
 from recsys.store import registry as registry_module
@@ -107,6 +114,20 @@ def test_case_47_a_fit_killed_while_logging_is_logged_once_when_run_again(
     assert registry.versions() == [1]
     runs = registry._client.search_runs([registry._experiment_id])
     assert sorted((run.info.status, ORPHAN in run.data.tags) for run in runs) == [("FINISHED", False), ("KILLED", True)]
+
+
+def test_case_81_a_driver_that_was_taken_for_dead_does_not_register_a_fit_that_another_may_have_logged(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a driver whose JVM was killed Python may live on, and reaches a tracking server without the JVM."""
+
+    def lost() -> None:
+        raise LockedError("lost")
+
+    monkeypatch.setattr(registry_module, "check_held", lost)
+    with pytest.raises(LockedError):
+        log_fit(registry, "k")
+    assert registry.versions() == []
 
 
 def test_case_48_a_version_whose_job_died_is_never_served_and_the_next_fit_tags_it(registry: Registry) -> None:

@@ -1,7 +1,13 @@
 """How a job's end reaches the launcher from a driver on the cluster, and what YARN gets to see of it; no JVM."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +17,7 @@ from jobs import runner
 from jobs.runner import JobContext, JobResult, hold_locks, run_job
 from launch import command, follow
 from recsys.errors import GateRefusedError, LockedError, RegistryError
+from recsys.session import ROOT
 from recsys.store import outcome
 from recsys.store.outcome import OUTCOME, Ending, hand_over, yarn_attempt
 
@@ -203,3 +210,46 @@ def test_a_first_attempt_refuses_at_once(context: Any, monkeypatch: pytest.Monke
     with pytest.raises(LockedError), hold_locks(context, ("tables",), holder="job"):
         pass
     assert Held.tries == 0
+
+
+_DRIVER = """
+import os, pathlib, sys, time
+from recsys.store.outcome import end_with_jvm
+end_with_jvm()
+pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("by_spark_submit", "ends"), [(True, True), (False, False)])
+def test_cases_81_82_python_of_a_driver_ends_when_the_jvm_that_started_it_is_killed(
+    by_spark_submit: bool, ends: bool, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    environ = {key: value for key, value in os.environ.items() if key != "PYSPARK_GATEWAY_PORT"}
+    if by_spark_submit:
+        environ["PYSPARK_GATEWAY_PORT"] = "1"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {_DRIVER!r}, {str(ready)!r}])"
+    with subprocess.Popen([sys.executable, "-c", start], cwd=ROOT, env=environ) as jvm:
+        wait_until(lambda: ready.exists() and ready.read_text() != "")
+        jvm.kill()
+    driver = int(ready.read_text())
+    if ends:
+        wait_until(lambda: not is_alive(driver))
+    else:
+        assert is_alive(driver)
+        os.kill(driver, signal.SIGKILL)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
