@@ -234,10 +234,15 @@ class Hadoop:
             bean = "/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo"
             [info] = _get(self.ports["namenode-http"], bean)["beans"]
             node = _get(self.ports["nodemanager-http"], "/ws/v1/node/info")["nodeInfo"]
+            # The NameNode does not notice for minutes that a DataNode was killed: only itself says whether it is back.
+            [services] = _get(self.ports["datanode-http"], "/jmx?qry=Hadoop:service=DataNode,name=DataNodeInfo")[
+                "beans"
+            ]
             metrics = _get(self.ports["resourcemanager-http"], "/ws/v1/cluster/metrics")["clusterMetrics"]
         except (OSError, ValueError, KeyError):
             return False
-        has_nodes = bool(json.loads(info["LiveNodes"])) and metrics["activeNodes"] > 0
+        serving = [actor["ActorState"] == "RUNNING" for actor in json.loads(services["BPServiceActorInfo"])]
+        has_nodes = bool(json.loads(info["LiveNodes"])) and any(serving) and metrics["activeNodes"] > 0
         return not info["Safemode"] and has_nodes and bool(node["nodeHealthy"])
 
     def _pid(self, name: str) -> int:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -78,7 +79,7 @@ class World:
         """Two turns and their hashes, all on the HDFS at ``fs``."""
         self._spark = spark
         self._files = Files(spark)
-        self._base = f"{fs}/recsys/{folder.name}"
+        self._base = f"{fs}/recsys/{folder.name}-{uuid.uuid4().hex[:8]}"  # a cluster may have files of earlier runs
         self._folder = folder
         self._copies = 0
         events = two_tastes(n_users=60, n_items=30, n_rated=8)
