@@ -72,8 +72,9 @@ def sum_exchange(events: list[dict[str, Any]], ends: list[float]) -> list[dict[s
     """Sum the events of every sweep, which ends at ``ends`` (milliseconds since 1970).
 
     A broadcast counts once for every process that runs tasks and has received it: on a cluster the driver runs none,
-    and its own copy moves nowhere.
+    and its own copy moves nowhere. What is reported again of the same block, as when it is dropped, counts nothing.
     """
+    seen: set[tuple[str, str]] = set()
     workers = {event["Task Info"]["Executor ID"] for event in events if event["Event"] == "SparkListenerTaskEnd"}
     sweeps = [{"jobs": 0, "results": 0, "shuffled": 0, "broadcast": 0} for _ in ends]
     waiting = 0
@@ -82,7 +83,10 @@ def sum_exchange(events: list[dict[str, Any]], ends: list[float]) -> list[dict[s
         if kind == "SparkListenerBlockUpdated":
             # Block updates carry no time. What is broadcast is for the job that starts or runs next.
             info = event["Block Updated Info"]
-            waiting += _broadcast_bytes(info) if info["Block Manager ID"]["Executor ID"] in workers else 0
+            received = info["Block Manager ID"]["Executor ID"], info["Block ID"]
+            if received[0] in workers and received not in seen:
+                seen.add(received)
+                waiting += _broadcast_bytes(info)
             continue
         if kind not in ("SparkListenerJobStart", "SparkListenerTaskEnd"):
             continue

@@ -86,7 +86,7 @@ def test_events_are_summed_by_sweep_and_a_broadcast_goes_with_the_job_after_it()
 
 def test_on_a_cluster_a_broadcast_counts_for_every_executor_that_received_it_and_not_for_the_driver() -> None:
     piece = "broadcast_1_piece0"
-    events = [block(piece, 40), job(1.0), block(piece, 40, "1"), block(piece, 40, "2")]
+    events = [block(piece, 40), job(1.0), block(piece, 40, "1"), block(piece, 40, "2"), block(piece, 40, "1")]
     events += [task_end(5.0, 100, 0, executor) for executor in ("1", "2")]
     [sweep] = sum_exchange(events, [10.0])
     assert sweep == {"jobs": 1, "results": 200, "shuffled": 0, "broadcast": 80}

@@ -49,10 +49,10 @@ def per_partition(done: Rows, what: str) -> list[int]:
 
 def test_a_sweep_moves_the_factors_to_every_executor_and_a_part_of_the_sums_from_every_task(found: Found) -> None:
     for moved in found["sweeps"]:
-        assert moved["results"] + moved["shuffled"] == pytest.approx(
-            moved["jobs"] * EXECUTORS * found["factors"], rel=0.1
-        )
-        assert moved["broadcast"] == pytest.approx(moved["jobs"] * EXECUTORS * found["factors"], rel=0.1)
+        formula = moved["jobs"] * EXECUTORS * found["factors"]  # as many tasks as executors
+        assert formula <= moved["results"] + moved["shuffled"] < 1.1 * formula
+        # Besides, every executor receives the code of a pass, 0.1 to 0.2 MB.
+        assert formula <= moved["broadcast"] < 1.2 * formula
 
 
 def test_an_item_that_nearly_everyone_has_rated_makes_no_straggler(found: Found) -> None:
