@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
-from jobs.runner import LOCK_PAUSE, JobContext, JobResult, RunRows, hold_locks, perform, run_job
-from jobs.signals import stop_on_signals
+from jobs.runner import LOCK_PAUSE, JobContext, JobResult, RunRows, hold_locks, perform, run_job, stop_on_signals
 from recsys.errors import BrokerError, DataRejectedError, LockedError, MessagesLostError, RecsysError, UsageError
 from recsys.ingestion import ClosedBatch, Ingestion, Messages, bring_blocks_up_to_date
 from recsys.ratings.kafka import OffsetRange

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from pyspark.sql import functions as F
 
 from jobs import ingest_ratings, promote_model, score_users, train_model
-from jobs.runner import JobContext, JobResult, perform, run_job
-from jobs.signals import stop_on_signals
+from jobs.runner import JobContext, JobResult, perform, run_job, stop_on_signals
 from jobs.train_model import TrainReport
 from recsys import columns as c
 from recsys.errors import LockedError, RecsysError, UsageError

@@ -3,7 +3,9 @@
 import argparse
 import json
 import logging
+import signal
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -249,6 +251,14 @@ def _take(lock: Lock, patience: float) -> None:
             if time.monotonic() >= deadline:
                 raise
         time.sleep(LOCK_PAUSE)
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set, so that what a running job is at ends in order."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def configure_logging(*, verbose: bool = False) -> None:
