@@ -297,7 +297,7 @@ def _take(lock: Lock, patience: float) -> None:
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set, so that what a job that keeps running is doing ends in order."""
+    """An event that SIGTERM and SIGINT set, so that what a running job is at ends in order."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
