@@ -168,7 +168,10 @@ class Held:
         if Held.tries >= 0:
             raise LockedError("held by a dead driver")
 
-    def release(self) -> None:
+    def __enter__(self) -> "Held":
+        raise AssertionError("it is held already")
+
+    def __exit__(self, *_: object) -> None:
         self.released = True
 
 
@@ -177,7 +180,8 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(runner, "Lock", Held)
     monkeypatch.setattr(runner, "LOCK_PAUSE", 0.0)
     warehouse = SimpleNamespace(root="/w", lock_expiry_seconds=0.2)
-    return SimpleNamespace(files=None, settings=SimpleNamespace(warehouse=warehouse))
+    tables = SimpleNamespace(fence=lambda lock: None)
+    return SimpleNamespace(files=None, tables=tables, settings=SimpleNamespace(warehouse=warehouse))
 
 
 def test_case_81_a_second_attempt_waits_for_the_lock_that_the_first_one_died_with(
