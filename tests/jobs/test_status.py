@@ -151,7 +151,7 @@ def test_status_is_read_from_tables_registry_and_locks(spark: SparkSession, sett
         for batch, accepted in ((1, 9), (2, 8), (3, 0))
     ]
     tables.ledger.append(spark.createDataFrame(ledger, INGEST_LEDGER))
-    block = (0, 0, 1, 1, ["ann"], b"", b"", b"", b"", b"", b"", 1, 1)
+    block = (0, 0, 0, 1, 1, ["ann"], b"", b"", b"", b"", b"", b"", 0, 0, 1, 1)
     tables.user_blocks.append(spark.createDataFrame([block], USER_BLOCKS))
     have_published(spark, tables, {1: version})
     with Lock(context.files, settings.warehouse.root, TABLES, job="ingest_ratings", expiry_seconds=60.0):
