@@ -20,6 +20,9 @@ from tests.cluster.undisturbed import Warehouse, World, read_once, watch
 from tests.jobs.fingerprint import INGESTED, PUBLISHED, fingerprint, hash_models, hash_tables
 from tests.tracking_server import TrackingServer
 
+pytestmark = pytest.mark.unproved
+
+
 # What an open batch has not written yet; its quarantine may be there.
 AFTER_QUARANTINE: Final = tuple(name for name in INGESTED if name != "quarantine")
 

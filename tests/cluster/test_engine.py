@@ -15,6 +15,9 @@ from recsys.session import ROOT
 from tests.cluster.engine import EXECUTORS, KILLED_IN, PARAMS, Asked, ask
 from tests.cluster.hadoop import Hadoop
 
+pytestmark = pytest.mark.unproved
+
+
 Found = dict[str, Any]
 Rows = Iterable[dict[str, Any]]
 

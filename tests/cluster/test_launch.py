@@ -42,6 +42,9 @@ from tests.jobs.warehouses import land_csv
 from tests.stores import place_empty_store
 from tests.worlds import two_tastes
 
+pytestmark = pytest.mark.unproved
+
+
 PROBE = str(Path(__file__).with_name("submitted") / "probe.py")
 ONE_EXECUTOR = {**SHARED, "spark.executor.instances": "1"}
 LAUNCHER = ROOT / "spark-submit.sh"
