@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unproved
 Main = Callable[[list[str]], int]
 
 # Commits of a turn, each with the job that makes good for a kill after it (before it, for the champion's alias). The
-# other points are those of the test with YARN, and those of the local tests, which kill at all of them.
+# other points are those of the test with YARN; local tests (tests/jobs) kill at the commits of ingestion and of a turn.
 POINTS: Final[dict[str, Main]] = {
     "ingest:after_claim": ingest_ratings.main,
     "ingest:after_ratings": ingest_ratings.main,
