@@ -91,7 +91,7 @@ def parse_messages(
             ),
         )
         .when(~is_utf8, make_fault("not_utf8", "the message is not UTF-8"))
-        .when(sf.trim(text) == "", make_fault("empty_message", "the message is empty"))
+        .when(text.rlike(r"^\s*$"), make_fault("empty_message", "the message is empty"))
     )
     first, last = _of_partition(ranges, lambda own: own.start), _of_partition(ranges, lambda own: own.end - 1)
     rows = messages.where(sf.col(c.OFFSET).between(first, last)).select(

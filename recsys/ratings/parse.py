@@ -121,7 +121,7 @@ def parse_objects(
     schema = ArrayType(StructType([StructField(name, StringType()) for name in known]))
     objects = rows.withColumn("objects", sf.from_json(sf.concat(sf.lit("["), c.RAW, sf.lit("]")), schema))
     first = sf.get("objects", sf.lit(0))
-    is_object = (sf.size("objects") == 1) & sf.trim(c.RAW).rlike(r"^\{[\s\S]*\}$") & first.isNotNull()
+    is_object = (sf.size("objects") == 1) & sf.col(c.RAW).rlike(r"^\s*\{[\s\S]*\}\s*$") & first.isNotNull()
     version = (
         sf.coalesce(first.getField(c.VERSION), sf.lit(next(iter(layouts)))) if versions is not None else sf.lit("")
     )

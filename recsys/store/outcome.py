@@ -47,7 +47,7 @@ def end_with_jvm() -> None:
     """End this process within a second when the JVM that started it is gone.
 
     ``spark-submit`` and YARN's application master start Python from their JVM. When that is killed, Python lives on:
-    YARN ends what is left of a container, but perhaps not always (suspected on a busy node), and starts the next attempt meanwhile.
+    YARN ends what is left of a container, perhaps not always (a suspicion), and starts the next attempt meanwhile.
     What needs no JVM, like a tracking server's models, would then be written twice. Does nothing where Python came
     first.
     """

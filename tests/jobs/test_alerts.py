@@ -94,6 +94,7 @@ def test_cases_94_and_95_five_hundred_bad_files_are_one_alert_that_waits_for_its
         free.bind(("127.0.0.1", 0))
         closed = free.getsockname()[1]
     monkeypatch.setenv(VARIABLE, f"json://user:hunter2secret@127.0.0.1:{closed}/tokenpart")
+    monkeypatch.setattr("recsys.alerts.book._FIRST_WAIT", 0.0)
     for n in range(500):
         (world.landing / f"bad{n:03}.csv").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes([n % 256, n // 256]) * 20)
     land_csv(world.landing, "good.csv", *(f"u{n},i1,8,{DAY + n}" for n in range(5000)))
@@ -255,6 +256,7 @@ def test_case_96_a_loop_tells_of_a_fault_within_a_minute_and_shows_no_secret_any
     settings = SHAPE | {"als.rank": 4, "als.sweeps": 3, "evaluation.holdout_share": 0.2, "gate.min_users": 10}
     settings |= {
         "evaluation.validation_slices": 1,
+        "ingest.max_bad_share": 1.0,
         "alerts.channels_file": channels,
         "lineage.path": tmp_path / "e.jsonl",
     }
