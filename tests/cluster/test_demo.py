@@ -20,6 +20,9 @@ from tests.cluster.jobs import SHARED, SIZES
 from tests.stores import place_empty_store
 from tests.tracking_server import tracking_server
 
+pytestmark = pytest.mark.unproved
+
+
 SMALL: dict[str, object] = {"als.rank": 4, "als.sweeps": 2, "als.warm_sweeps": 1}
 
 
