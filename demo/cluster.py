@@ -32,7 +32,7 @@ from recsys.errors import ConfigError, GateRefusedError, RecsysError  # noqa: E4
 from recsys.evaluation.report import StepReport  # noqa: E402
 
 # A hundred thousand ratings ask for no more, and a cluster of one node has no more.
-SIZES: Final = {
+ONE_NODE: Final = {
     "spark.driver.memory": "1g",
     "spark.executor.memory": "512m",
     "spark.executor.memoryOverhead": "512m",
@@ -40,8 +40,8 @@ SIZES: Final = {
     "spark.executor.instances": "2",
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
-    **INTERPRETED,
 }
+SIZES: Final = {**ONE_NODE, **INTERPRETED}
 _START_MLFLOW: Final = (
     "mlflow server --host 0.0.0.0 --port 5000 --backend-store-uri sqlite:///mlflow.db --serve-artifacts "
     "--artifacts-destination ./mlartifacts"

@@ -170,11 +170,14 @@ def follow(context: JobContext, stop: threading.Event, *, new_generation: bool =
     def take_in_batch(job: JobContext, messages: Messages) -> IngestReport:
         batch, watch = Tally(), BatchWatch(job)
         ingestion = Ingestion(job.spark, job.tables, job.settings)  # others may have written since the last one
-        batch.add(watch.look_at(ingestion.finish_interrupted(stream.read_again)))
-        batch.add(watch.look_at(ingestion.take_in_messages(messages)))
-        batch.new_users = bring_blocks_up_to_date(job.tables, through_batch=ingestion.seen.last_accepted_batch)
-        for name in ("batches", "files", "ranges", "counts", "new_users", "new_items"):
-            setattr(tally, name, getattr(tally, name) + getattr(batch, name))
+        closed = [
+            *watch.look_at(ingestion.finish_interrupted(stream.read_again)),
+            *watch.look_at(ingestion.take_in_messages(messages)),
+        ]
+        new_users = bring_blocks_up_to_date(job.tables, through_batch=ingestion.seen.last_accepted_batch)
+        for own in (batch, tally):
+            own.add(closed)
+            own.new_users += new_users
         return batch.to_report(job, details=watch.details())
 
     with _wait_for_tables(context, stop):

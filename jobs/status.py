@@ -151,7 +151,7 @@ def read_contract(context: JobContext) -> ContractStatus:
         id=contract.id,
         version=contract.version,
         owner=contract.owner_and_contact,
-        consumers=[f"{consumer.name} ({consumer.contact})" for consumer in contract.consumers],
+        consumers=[str(consumer) for consumer in contract.consumers],
         registered=[f"{entry['consumer']} since {entry.get('since')}" for entry in found],
         freshness_seconds=None if contract.freshness is None else contract.freshness.total_seconds(),
     )

@@ -454,7 +454,7 @@ def refuse_unknown_columns(
     if not found:
         return
     source = min(found)
-    told = ", ".join(f"{consumer.name} ({consumer.contact})" for consumer in contract.consumers) or "nobody"
+    told = ", ".join(map(str, contract.consumers)) or "nobody"
     what, advice = ("ranges of offsets", "Add") if claim.ranges else ("files", "Take the files away, or add")
     raise DataRejectedError(
         f"{len(found)} of {len(claim.entries)} {what} have columns that contract '{contract.id}' does not know; "
@@ -592,9 +592,7 @@ def bring_blocks_up_to_date(tables: Tables, *, through_batch: int) -> int:
         users_per_block=tables.users_per_block,
         keeps_events=keeps_events(tables.ratings),
     )
-    new_users = None
-    if _may_lie_beside(tables, events, packing):
-        new_users = _put_beside(tables, old, files, packing, touched, where)
+    new_users = _put_beside(tables, old, files, events, packing, touched, where)
     if new_users is None:
         new_users = _merge_into_blocks(tables, old, files, packing, touched, where)
     tables.user_blocks.read_ahead()
@@ -618,45 +616,49 @@ def _merge_into_blocks(
 
 
 def _put_beside(
-    tables: Tables, old: DataFrame, files: DataFrame, packing: Packing, touched: set[str], where: str
+    tables: Tables,
+    old: DataFrame,
+    files: DataFrame,
+    events: DataFrame,
+    packing: Packing,
+    touched: set[str],
+    where: str,
 ) -> int | None:
-    """Pack new ratings beside the blocks; returns how many users are new, None where it takes whole blocks."""
-    whole = old.where(sf.col(c.LAYER) == WHOLE).select(c.BUCKET).distinct()
-    if {str(row[0]) for row in whole.collect()} != touched:
+    """Pack a few new ratings beside large blocks; returns how many users are new, None where they go into the blocks.
+
+    Events that are summed do: which of them the blocks have already only their ids tell.
+    """
+    is_never = packing.keeps_events or packing.after_batch == 0 or tables.recent_share == 0
+    if is_never or _is_small(tables, packing):
         return None
-    gathered = gather_recent(old, files, packing).persist()
+    sums = (sf.sum(name).alias(name) for name in (c.N_RATINGS, c.N_USERS))
+    layers = tables.user_blocks.read().groupBy(c.BUCKET, c.LAYER).agg(*sums).collect()
+    whole = {str(row[c.BUCKET]): row[c.N_RATINGS] for row in layers if row[c.LAYER] == WHOLE}
+    n_whole = sum(whole.values())
+    if n_whole < tables.recent_from or not touched <= whole.keys():
+        return None
+    n_beside = sum(row[c.N_RATINGS] for row in layers if row[c.LAYER] != WHOLE)
+    if n_beside + events.count() > min(tables.recent_share * n_whole, MOST_RECENT):
+        return None
+    gathered, after = gather_recent(old, files, packing).persist(), Observation()
     try:
         if has_conflicts(old, gathered):
             return None
-        [[before]] = old.where(sf.col(c.LAYER) != WHOLE).agg(_count_users()).collect()
-        [[after]] = gathered.agg(_count_users()).collect()
         where = f"{where} AND {c.LAYER} IN ({RECENT}, {NEWCOMERS})"
-        tables.user_blocks.replace(gathered, where, note={**_note(packing), _BESIDE: 1})
+        counted = gathered.observe(after, _count_users())
+        tables.user_blocks.replace(counted, where, note={**_note(packing), _BESIDE: 1})
     finally:
         gathered.unpersist()
-    new_users: int = after - before
+    newcomers = (row for row in layers if row[c.LAYER] == NEWCOMERS and str(row[c.BUCKET]) in touched)
+    new_users: int = after.get[c.N_USERS] - sum(row[c.N_USERS] for row in newcomers)
     return new_users
 
 
-def _may_lie_beside(tables: Tables, events: DataFrame, packing: Packing) -> bool:
-    """Whether new ratings may be packed beside the blocks: few ones, beside large blocks.
-
-    Events that are summed may not: which of them the blocks have already only their ids tell.
-    """
-    if packing.keeps_events or packing.after_batch == 0 or tables.recent_share == 0:
+def _is_small(tables: Tables, packing: Packing) -> bool:
+    """Whether the ledger says, without a Spark job, that blocks are too small for ratings beside them."""
+    if tables.ledger.version() == 0:  # nobody wrote it
         return False
-    if tables.ledger.version() > 0:  # what that says needs no Spark job
-        accepted = read_ledger(tables).count_accepted(through=packing.through_batch)
-        if 0 < accepted < tables.recent_from:
-            return False
-    n_ratings = sf.sum(c.N_RATINGS)
-    held = {row[0]: row[1] for row in tables.user_blocks.read().groupBy(c.LAYER).agg(n_ratings).collect()}
-    whole, beside = held.get(WHOLE, 0), held.get(RECENT, 0) + held.get(NEWCOMERS, 0)
-    if whole < tables.recent_from:
-        return False
-    most = min(tables.recent_share * whole, MOST_RECENT)
-    few: bool = beside + events.count() <= most
-    return few
+    return 0 < read_ledger(tables).count_accepted(through=packing.through_batch) < tables.recent_from
 
 
 def _count_users() -> Column:

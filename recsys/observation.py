@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 from pyspark.sql import SparkSession
@@ -137,6 +138,10 @@ class BatchWatch:
         self._context = context
         self._facts: list[BatchFacts] = []
 
+    @cached_property
+    def _promise(self) -> Promise:
+        return read_promise(self._context.settings)
+
     def look_at(self, closed: Sequence[ClosedBatch]) -> Sequence[ClosedBatch]:
         """Look at batches, and return them as they are."""
         context = self._context
@@ -144,8 +149,7 @@ class BatchWatch:
             with _harmless("batch_not_judged", INGEST):
                 facts = describe_batch(context.tables, batch)
                 self._facts.append(facts)
-                promise = read_promise(context.settings)
-                faults = judge_batches([facts], promise, context.settings.alerts).faults
+                faults = judge_batches([facts], self._promise, context.settings.alerts).faults
                 if faults:
                     _, run_id = context.runs.running[-1] if context.runs.running else ("", uuid.uuid4().hex)
                     run = RunEnd(INGEST, run_id, "", 0, "")
@@ -214,7 +218,7 @@ def make_promise(contract: RatingsContract) -> Promise:
     return Promise(
         contract=contract.id,
         owner=contract.owner_and_contact,
-        consumers=tuple(f"{consumer.name} ({consumer.contact})" for consumer in contract.consumers),
+        consumers=tuple(map(str, contract.consumers)),
         rows=contract.volume,
         freshness_seconds=None if contract.freshness is None else contract.freshness.total_seconds(),
     )
@@ -262,20 +266,21 @@ def _tell(settings: Settings, judgement: Judgement, run: RunEnd, files: Files | 
     """Bring the alerts up to date and deliver what is due; in memory where the warehouse cannot keep them."""
     params, now = settings.alerts, time.time()
     channels = read_channels(params, os.environ)
-    stored = False
+    book = None
     if files is not None:
         try:
             if files.exists(root):
-                _update(open_book(files, files.resolve(root)), judgement, run, channels, params, now)
-                stored = True
+                kept = open_book(files, files.resolve(root))
+                _update(kept, judgement, run, channels, params, now)
+                book = kept
         except Exception as err:
             reason = (str(err).splitlines() or [""])[0]
             log_event(log, "alerts_not_stored", level=logging.WARNING, error=type(err).__name__, reason=reason)
-    rest = Judgement(checked=judgement.checked) if stored else judgement
+    rest = judgement if book is None else Judgement(checked=judgement.checked)
     _update(open_book(_memory, root), rest, run, channels, params, now)
-    if files is not None and stored and settings.metrics.folder is not None:
+    if files is not None and book is not None and settings.metrics.folder is not None:
         with _harmless("metrics_not_written", run.job):
-            _write_alert_metrics(open_book(files, files.resolve(root)), files, settings.metrics.folder)
+            _write_alert_metrics(book, files, settings.metrics.folder)
 
 
 def _update(

@@ -130,9 +130,7 @@ class TopicStream:
         if gone:
             raise MessagesLostError(self._say_lost(gone))
         self._topic_id = state.topic_id
-        starts, ends = (
-            {own.partition: edge for own, edge in zip(ranges, edges, strict=True)} for edges in _edges(ranges)
-        )
+        starts, ends = {own.partition: own.start for own in ranges}, {own.partition: own.end for own in ranges}
         return Messages(self._topic.read(starts, ends), ranges, self._require_same_topic)
 
     def _find_skipped(self, ingestion: Ingestion, state: TopicState) -> list[OffsetRange]:
@@ -238,7 +236,3 @@ class TopicStream:
             "Nothing was taken in. Have their producers send them again, and let the topic keep messages longer "
             f"(retention.ms, retention.bytes). {_ACCEPT}; the ledger keeps the offsets as skipped."
         )
-
-
-def _edges(ranges: Sequence[OffsetRange]) -> tuple[list[int], list[int]]:
-    return [own.start for own in ranges], [own.end for own in ranges]

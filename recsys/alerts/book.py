@@ -206,34 +206,14 @@ class AlertBook:
             f"at {_format_time(alert.seen)}",
             f"what to do: docs/operations.md, {alert.kind}",
         ]
-        return Message(
-            event="opened",
-            kind=alert.kind,
-            subject=alert.subject,
-            severity=alert.severity,
-            title=f"[recsys] {alert.kind}: {alert.subject}",
-            body="\n".join(lines),
-            counts=dict(alert.counts),
-            at=alert.seen,
-            alert=alert.id,
-        )
+        return _make_message(alert, "opened", alert.severity, lines, at=alert.seen)
 
     def _tell_over(self, alert: Alert, run: RunEnd, now: float) -> Message:
         lines = [
             f"over after {describe_seconds(now - alert.opened)}; {alert.runs:,} runs saw it. Last: {alert.says}",
             f"warehouse {self._where}, found by job {run.job}, run {run.run_id}, at {_format_time(now)}",
         ]
-        return Message(
-            event="resolved",
-            kind=alert.kind,
-            subject=alert.subject,
-            severity="success",
-            title=f"[recsys] over: {alert.kind}: {alert.subject}",
-            body="\n".join(lines),
-            counts=dict(alert.counts),
-            at=now,
-            alert=alert.id,
-        )
+        return _make_message(alert, "resolved", "success", lines, at=now, word="over: ")
 
     def _post(self, since: float, message: Message, channels: Sequence[Channel], now: float) -> None:
         if channels:
@@ -343,6 +323,23 @@ class MemoryStore:
 class _Kept:
     path: str
     modified_ms: int
+
+
+def _make_message(
+    alert: Alert, event: str, severity: str, lines: Sequence[str], *, at: float, word: str = ""
+) -> Message:
+    """A message about an alert; the word comes before its kind in the title."""
+    return Message(
+        event=event,
+        kind=alert.kind,
+        subject=alert.subject,
+        severity=severity,
+        title=f"[recsys] {word}{alert.kind}: {alert.subject}",
+        body="\n".join(lines),
+        counts=dict(alert.counts),
+        at=at,
+        alert=alert.id,
+    )
 
 
 def _name(fault: Fault) -> str:

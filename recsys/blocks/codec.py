@@ -17,7 +17,7 @@ from recsys import columns as c
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMES: Final = np.iinfo(np.int64)
-_CODES: Final = 256  # distinct values that one byte can name
+CODES: Final = 256  # distinct values that one byte can name
 
 # Layers of a bucket. Recent ratings are kept beside the blocks and laid over them when they are read
 # (recsys.blocks.recent), so that a few new ratings do not rewrite all old ones.
@@ -120,7 +120,7 @@ class UserBlock:
             bucket=self.bucket,
             block=block,
             user_ids=[self.user_ids[u] for u in np.flatnonzero(chosen)],
-            offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(counts[chosen]))),
+            offsets=make_offsets(counts[chosen]),
             items=self.items[ratings],
             values=self.values[ratings],
             times=self.times[ratings],
@@ -282,6 +282,11 @@ def encode_row(row: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
+def make_offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of U users' ratings begin, and where the last user's end: int64 (U + 1,) from their counts."""
+    return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+
+
 def pack_items(positions: NDArray[Any]) -> NDArray[np.uint16] | NDArray[np.uint32]:
     """Item positions in the smallest of the two types that holds them all."""
     if len(positions) == 0 or int(positions.max()) <= np.iinfo(np.uint16).max:
@@ -295,7 +300,7 @@ def pack_values(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArr
     The dictionary is ascending, NaN last.
     """
     dictionary, codes = np.unique(values, return_inverse=True)
-    if len(dictionary) <= _CODES:
+    if len(dictionary) <= CODES:
         return dictionary, codes.astype(np.uint8)
     return np.empty(0, np.float32), values
 

@@ -19,7 +19,18 @@ from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from recsys import columns as c
-from recsys.blocks.codec import NEWCOMERS, RECENT, WHOLE, UserBlock, encode_row, iter_rows, read_array, read_items
+from recsys.blocks.codec import (
+    CODES,
+    NEWCOMERS,
+    RECENT,
+    WHOLE,
+    UserBlock,
+    encode_row,
+    iter_rows,
+    make_offsets,
+    read_array,
+    read_items,
+)
 from recsys.blocks.pack import merge
 from recsys.blocks.update import Packing, read_events
 from recsys.schemas import USER_BLOCKS
@@ -27,7 +38,6 @@ from recsys.schemas import USER_BLOCKS
 RATING_COLUMNS: Final = (c.USER_IDS, c.OFFSETS, c.ITEMS, c.VALUES, c.DICTIONARY, c.TIMES)
 _PLACE: Final = [c.BUCKET, c.BLOCK]
 _ALL_USERS: Final = 2**31 - 1
-_CODES: Final = 256
 
 
 @dataclass(frozen=True)
@@ -236,7 +246,7 @@ def _lay_over(whole: Ratings, recent: Ratings) -> Ratings:
     kind = np.result_type(whole.items, recent.items)
     return Ratings(
         user_ids=whole.user_ids,
-        offsets=whole.offsets + np.concatenate((np.zeros(1, np.int64), np.cumsum(added))),
+        offsets=whole.offsets + make_offsets(added),
         items=np.insert(whole.items.astype(kind), before, recent.items[new]),
         dictionary=both,
         values=np.insert(whole_values, before, recent_values[new]),
@@ -248,7 +258,7 @@ def _share_dictionary(whole: Ratings, recent: Ratings) -> tuple[NDArray[np.float
     """One dictionary for both and their codes in it, or none and the values; none of the arrays is an argument's."""
     if len(whole.dictionary) and len(recent.dictionary):
         both = np.unique(np.concatenate((whole.dictionary, recent.dictionary)))  # NaN last, and once
-        if len(both) <= _CODES:
+        if len(both) <= CODES:
             coded = [np.searchsorted(both, part.dictionary).astype(np.uint8)[part.values] for part in (whole, recent)]
             return both, coded[0], coded[1]
     return np.empty(0, np.float32), whole.plain_values().copy(), recent.plain_values()

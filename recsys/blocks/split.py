@@ -13,7 +13,7 @@ from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from recsys import columns as c
-from recsys.blocks.codec import encode_row, iter_rows, pack_items, pack_values
+from recsys.blocks.codec import encode_row, iter_rows, make_offsets, pack_items, pack_values
 from recsys.blocks.partials import Part, sum_parts
 from recsys.blocks.recent import RATING_COLUMNS, read_ratings, select_ratings
 from recsys.errors import NothingToTrainError
@@ -163,7 +163,7 @@ def split_row(
     is_first = _find_firsts(items, offsets)
     if not is_first.all():
         events = known[values] if len(known) else values
-        items, offsets = items[is_first], _offsets(is_first.astype(np.int64))[offsets]
+        items, offsets = items[is_first], make_offsets(is_first.astype(np.int64))[offsets]
         values, observed, held, ages = _sum_events(np.cumsum(is_first) - 1, events, observed, held, ages)
         known = np.empty(0, np.float32)
     n_observed, n_held = _counts(observed, offsets), _counts(held, offsets)
@@ -179,12 +179,12 @@ def split_row(
         c.BUCKET: row[c.BUCKET],
         c.BLOCK: row[c.BLOCK],
         c.USER_IDS: ratings.user_ids.filter(pa.array(stays)),
-        c.OFFSETS: _offsets(n_observed[stays]).tobytes(),
+        c.OFFSETS: make_offsets(n_observed[stays]).tobytes(),
         c.ITEMS: pack_items(items[observed]).tobytes(),
         c.VALUES: packed.tobytes(),
         c.DICTIONARY: dictionary.tobytes(),
         c.WEIGHTS: weights.tobytes(),
-        c.HELD_OFFSETS: _offsets(n_held[stays]).tobytes(),
+        c.HELD_OFFSETS: make_offsets(n_held[stays]).tobytes(),
         c.HELD_ITEMS: pack_items(items[held]).tobytes(),
         c.HELD_VALUES: held_values.tobytes(),
     }
@@ -228,7 +228,3 @@ def _sum_events(
 def _counts(chosen: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     before = np.concatenate(([0], np.cumsum(chosen)))
     return before[offsets[1:]] - before[offsets[:-1]]
-
-
-def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))

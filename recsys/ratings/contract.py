@@ -84,6 +84,9 @@ class Consumer(Section):
     contact: str = Field(min_length=1)
     uses: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.contact})"
+
 
 class RatingsContract(Section):
     """What a contract file says, in the terms of this system.

@@ -5,7 +5,6 @@ Nothing is ever skipped: ``failOnDataLoss`` stays on, and messages of transactio
 
 import json
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from recsys import columns as c
 from recsys.errors import BrokerError, ConfigError, MessagesLostError, UsageError
+from recsys.params import require_private
 from recsys.store.params import KafkaParams
 
 # What brokers, client and connector say; the classes differ with where it was noticed.
@@ -181,15 +181,10 @@ class Topic:
         if path is None:
             return {}
         try:
-            mode = stat.S_IMODE(Path(path).stat().st_mode)
+            require_private(Path(path))
             text = Path(path).read_text(encoding="utf-8")
         except OSError as err:
             raise ConfigError(f"kafka.client_properties '{path}' cannot be read ({err.strerror}). Correct it.") from err
-        if mode & 0o077:
-            raise ConfigError(
-                f"kafka.client_properties '{path}' can be read by others than its owner (mode {mode:04o}). "
-                f"It may hold credentials: chmod 600 {path}."
-            )
         properties = self._jvm.java.util.Properties()
         properties.load(self._jvm.java.io.StringReader(text))
         return {str(key): str(properties.getProperty(key)) for key in properties.stringPropertyNames()}

@@ -172,7 +172,7 @@ class Table:
     def last_txn(self, app: str) -> int | None:
         """The highest version an app has written, None when it has written nothing that the log still tells of."""
         found = self._transactions().get(app)
-        for _, actions in self._recent_commits():
+        for actions in self._recent_commits():
             txn = _txn_of(actions)
             if txn is not None and txn.app == app:
                 return txn.version if found is None else max(found, txn.version)
@@ -180,9 +180,9 @@ class Table:
 
     def txn_rows(self, txn: Txn) -> int | None:
         """Rows that one txn's commit wrote, read from the commit itself; None when it is not in the recent log."""
-        for version, actions in self._recent_commits():
+        for actions in self._recent_commits():
             if _txn_of(actions) == txn:
-                return self._rows_written(version)
+                return _rows_written(actions)
         return None
 
     def read_ahead(self) -> "Future[None]":
@@ -217,7 +217,7 @@ class Table:
             CommitConflictError: others' commits were in the way `ATTEMPTS` times; nothing is written.
         """
         writer = rows.write.format("delta").mode("append").options(**(options or {}))
-        if txn is not None and (self.last_txn(txn.app) or -1) >= txn.version:
+        if txn is not None and (last := self.last_txn(txn.app)) is not None and last >= txn.version:
             return 0
         return self._commit(writer, note, txn)
 
@@ -315,8 +315,9 @@ class Table:
                 conflict = err
                 self._log_conflict(err, attempt)
             for version in range(before + 1, self.version() + 1):
-                if self._commit_info(version).get("userMetadata") == mark:
-                    return self._rows_written(version)
+                actions = self._actions(version) or []
+                if _info_of(actions).get("userMetadata") == mark:
+                    return _rows_written(actions)
             if conflict is None and lock is None:
                 return 0  # Delta knew the txn
         why = "it was left out" if conflict is None else f"{type(conflict).__name__}"
@@ -358,19 +359,13 @@ class Table:
         """The highest version of each Delta transaction. Costs the reconstruction of the state, see `read_ahead`."""
         return _to_dict(self._snapshot().transactions())
 
-    def _recent_commits(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    def _recent_commits(self) -> Iterator[list[dict[str, Any]]]:
         """What commits did, newest first, as far back as the log reaches."""
         for version in range(self.version(), -1, -1):
             actions = self._actions(version)
             if actions is None:
                 return
-            yield version, actions
-
-    def _rows_written(self, version: int) -> int:
-        actions = self._actions(version) or []
-        if not any("add" in action for action in actions):  # and then Delta counts nothing
-            return 0
-        return int(_info_of(actions)["operationMetrics"]["numOutputRows"])
+            yield actions
 
     def _commit_info(self, version: int) -> dict[str, Any]:
         return _info_of(self._actions(version) or [])
@@ -387,6 +382,13 @@ class Table:
 def _info_of(actions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a commit says of itself, the same whoever made it."""
     return next((dict(action["commitInfo"]) for action in actions if "commitInfo" in action), {})
+
+
+def _rows_written(actions: Sequence[Mapping[str, Any]]) -> int:
+    """How many rows a commit wrote."""
+    if not any("add" in action for action in actions):  # and then Delta counts nothing
+        return 0
+    return int(_info_of(actions)["operationMetrics"]["numOutputRows"])
 
 
 def _said(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,18 +8,13 @@ from dataclasses import dataclass
 
 import pyspark
 
+from demo.cluster import ONE_NODE
 from recsys.session import ROOT
 from tests.cluster.hadoop import Hadoop
 
 # What fits on one node; nodes are this machine, so that neither jars nor Python need be copied.
 SIZES = {
-    "spark.driver.memory": "1g",
-    "spark.executor.memory": "512m",
-    "spark.executor.memoryOverhead": "512m",
-    "spark.executor.cores": "1",
-    "spark.executor.instances": "2",
-    "spark.sql.shuffle.partitions": "2",
-    "spark.databricks.delta.snapshotPartitions": "1",
+    **ONE_NODE,
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m "
     "-Djava.net.preferIPv4Stack=true",
     "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true",
