@@ -46,7 +46,7 @@ class Machine:
         return Path(found.origin).parent
 
     @property
-    def delta_jars(self) -> list[Path]:
+    def bundled_jars(self) -> list[Path]:
         """The jars that set-up resolved.
 
         Raises:
@@ -133,7 +133,7 @@ def local_submission(options: Options, machine: Machine) -> Submission:
     environ["PYSPARK_DRIVER_PYTHON"] = machine.python
     environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     shown, secrets = _split_secrets(options.conf, conf)
-    arguments = ["--jars", ",".join(map(str, machine.delta_jars)), *_as_words(shown)]
+    arguments = ["--jars", ",".join(map(str, machine.bundled_jars)), *_as_words(shown)]
     arguments += [str(options.job), "--env", "local", *options.job_options]
     spark_submit = str(machine.spark_home / "bin" / "spark-submit")
     return Submission(spark_submit, properties, tuple(arguments), environ, Secrets(secrets))
@@ -156,7 +156,7 @@ def plan_yarn(options: Options, machine: Machine) -> YarnPlan:
     outcome = f"{staging}/outcomes/{options.job.stem}-{uuid.uuid4().hex}.json"
 
     python = _Python.of(conf.get("spark.recsys.python", "packed"), machine)
-    jars = [copy_of(jar) for jar in machine.delta_jars]
+    jars = [copy_of(jar) for jar in machine.bundled_jars]
     libraries = [copy_of(file) for file in sorted((machine.spark_home / "python" / "lib").glob("*.zip"))]
     spark = [] if "spark.yarn.archive" in conf or "spark.yarn.jars" in conf else [spark_jars(machine.spark_home)]
     name, data = package.pack_package(machine.root)

@@ -41,7 +41,7 @@ def read_spark_conf(file: Path) -> dict[str, str]:
     return conf
 
 
-def delta_jars() -> list[Path]:
+def bundled_jars() -> list[Path]:
     """The jars that set-up resolved into ``.jars/``: Delta's, and Spark's Kafka connector where it could be had.
 
     Raises:
@@ -81,7 +81,7 @@ def start_session(app: str, *, env: str = "local", conf: Mapping[str, str] | Non
     builder = SparkSession.builder.appName(app).config("spark.sql.warehouse.dir", _scratch_folder().as_uri())
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit, which has read them
         settings = read_spark_conf(ROOT / "conf" / f"spark-{env}.conf")
-        settings.setdefault("spark.jars", ",".join(str(jar) for jar in delta_jars()))
+        settings.setdefault("spark.jars", ",".join(str(jar) for jar in bundled_jars()))
         for key, value in settings.items():
             builder = builder.config(key, value)
     for key, value in (conf or {}).items():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from pyspark.sql import SparkSession
 
-from recsys.session import delta_jars, start_session
+from recsys.session import bundled_jars, start_session
 from tests.cluster import kafka
 from tests.cluster.hadoop import Hadoop, missing
 from tests.cluster.kafka import Kafka
@@ -34,7 +34,7 @@ def world(spark: SparkSession, hadoop: Hadoop, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """The local session, with the Kafka connector where there is one: a JVM takes jars when it starts only."""
-    jars = {jar.name: jar for jar in [*delta_jars(), *([] if kafka.missing() else kafka.connector_jars())]}
+    jars = {jar.name: jar for jar in [*bundled_jars(), *([] if kafka.missing() else kafka.connector_jars())]}
     own = {"spark.jars": ",".join(map(str, jars.values())), "spark.driver.memory": "1g"}
     session = start_session("tests", conf={**TWO_TASKS, **own})
     session.sparkContext.setLogLevel("ERROR")

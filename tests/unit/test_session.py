@@ -44,7 +44,7 @@ def start(monkeypatch: pytest.MonkeyPatch, *, submitted: bool, **arguments: Any)
     else:
         monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
     monkeypatch.setattr(session, "SparkSession", Builder())
-    monkeypatch.setattr(session, "delta_jars", lambda: [Path("/delta.jar")])
+    monkeypatch.setattr(session, "bundled_jars", lambda: [Path("/delta.jar")])
     started: Any = start_session("test", **arguments)
     return dict(started)
 
