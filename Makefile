@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-unit test-cluster test-unproved cluster-up cluster-down lint format lock bench bench-netflix clean
+.PHONY: help setup demo demo-cluster test test-unit test-cluster test-unproved cluster-up cluster-down lint format lock bench bench-ingestion bench-netflix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,8 +65,13 @@ $(BENCH)/.ready: $(READY) requirements/bench.txt
 	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@touch $@
 
-bench: $(BENCH)/.ready ## every target against its rivals at 10 M ratings, in about 20 minutes
-	@$(BENCH)/bin/python -m benchmarks.run --size 10M --repeat 1 --iterations 2
+ENGINE := $(foreach target,1 2 3 4 5 6 7 8 9 10 11,--target $(target))
+
+bench: $(BENCH)/.ready ## the engine's targets against its rivals at 10 M ratings, in about 20 minutes
+	@$(BENCH)/bin/python -m benchmarks.run $(ENGINE) --size 10M --repeat 1 --iterations 1
+
+bench-ingestion: $(BENCH)/.ready ## ingestion against a plain append; half an hour
+	@$(BENCH)/bin/python -m benchmarks.run --target 12
 
 bench-netflix: $(BENCH)/.ready ## every target at its own size, three runs each; hours
 	@$(BENCH)/bin/python -m benchmarks.run --repeat 3

@@ -199,6 +199,11 @@ def make_shape(size: str, *, seed: int = 1) -> Shape:
     )
 
 
+def count_buckets(shape: Shape) -> int:
+    """Buckets of a warehouse, as conf/base.yaml advises: about 4,000 users in each."""
+    return max(2, round(shape.n_users / 4000))
+
+
 def make_world(shape: Shape) -> World:
     """Draw who is how active and what is how popular, and set mean and noise so that ratings come out as wanted.
 

@@ -392,9 +392,7 @@ def _warm_up(spark: SparkSession, task: Task, params: AlsParams) -> None:
 
 
 def _open_tables(spark: SparkSession, folder: Path, shape: data.Shape) -> Tables:
-    # As conf/base.yaml advises: about 4,000 users a bucket.
-    buckets = max(CORES, round(shape.n_users / 4000))
-    return Tables(spark, WarehouseParams(root=str(folder), buckets=buckets)).open_or_create()
+    return Tables(spark, WarehouseParams(root=str(folder), buckets=data.count_buckets(shape))).open_or_create()
 
 
 def _split(tables: Tables) -> DataFrame:

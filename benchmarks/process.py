@@ -34,6 +34,9 @@ CONTESTANTS: Final = {
     **dict.fromkeys(("ours.recommend", "ours.exchange", "ours.block_bytes", "ours.planned"), "benchmarks.ours"),
     **dict.fromkeys(("peers.mllib_fit", "peers.mllib_recommend", "peers.cmfrec_fit"), "benchmarks.peers"),
     **dict.fromkeys(("peers.implicit_fit", "peers.implicit_recommend"), "benchmarks.peers"),
+    **dict.fromkeys(
+        ("ingest.land", "ingest.plain", "ingest.ours", "ingest.backlog", "ingest.adopt"), "benchmarks.ingest"
+    ),
 }
 _MEMORY_PERIOD: Final = 0.25  # seconds between two looks at memory
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")

@@ -7,12 +7,12 @@ every repetition. Goals and sizes are those of the table in docs/benchmarks.md.
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.data import Shape, make_shape, parse_size
+from benchmarks.data import Shape, count_buckets, make_shape, parse_size
 from benchmarks.measure import Measured, Row, describe_machine, explain, extrapolate, median, seconds_to, today, warn
 from benchmarks.process import CORES, WORK, PeerMissingError, Result, Task, run
 from recsys.errors import UsageError
@@ -76,6 +76,7 @@ class Plan:
         return Task(contestant, shape, {"driver_memory": memory, **options}, threads, str(self.work))
 
 
+_INGEST_MEMORY: Final = {"driver_memory": "2g"}
 _COMMON: Final = {"rating_half_life_days": None, "tolerance": 0.0, "sweeps": 12}
 
 
@@ -392,6 +393,85 @@ def _planned(plan: Plan) -> list[Row]:
     return rows
 
 
+def _ingest(plan: Plan) -> list[Row]:
+    [size] = plan.sizes("10M")
+    part, _, _ = _growing(size)
+    runs: dict[str, list[Result]] = {}
+    for of in (size, part):
+        landing, shape = _land(plan, of), make_shape(of)
+        mine, plain = _repeat(
+            plan,
+            plan.task("ingest.ours", shape, landing=landing, buckets=16, **_INGEST_MEMORY),
+            plan.task("ingest.plain", shape, landing=landing, **_INGEST_MEMORY),
+        )
+        runs |= {f"ours {of}": mine, f"plain {of}": plain}
+    seconds = {name: tuple(result["seconds"] for result in results) for name, results in runs.items()}
+    peaks = {name: tuple(result["peak_bytes"] / _GIB for result in results) for name, results in runs.items()}
+    mine, theirs = seconds[f"ours {size}"], seconds[f"plain {size}"]
+    rate = make_shape(size).n_ratings / median(mine)
+    label = "rows a second, of those of a plain append of the same files"
+    bound = "rules, hashes and the exchange of rows by bucket: docs/benchmarks.md"
+    flat = median(peaks[f"ours {size}"]) / median(peaks[f"ours {part}"])
+    note = f"{median(peaks[f'ours {size}']):.2f} and {median(peaks[f'ours {part}']):.2f} GiB, heap of 2 GiB"
+    both = f"{size} and {part}"
+    return [
+        Row(label, size, median(theirs) / median(mine), "x", 0.6, "higher", mine, theirs, "s", f"{rate:,.0f} a second",
+            bound, {"runs": runs}),
+        Row("its peak memory, size against size", both, flat, "x", 1.2, "lower", note=note, bound="the heap fills"),
+        _batch_by_table(plan),
+        _backlog(plan),
+    ]  # fmt: skip
+
+
+def _batch_by_table(plan: Plan) -> Row:
+    """A batch into tables of two sizes."""
+    sizes = (_growing(plan.size)[0], plan.size) if plan.size else ("10M", "netflix")
+    batch = _growing(plan.size)[0] if plan.size else "1M"
+    landing = _land(plan, batch)
+    for size in sizes:
+        _fill(plan, size)
+        filled = {"warehouse": plan.warehouse(size), "landing": landing}
+        run(plan.task("ingest.adopt", make_shape(size), **filled, **_INGEST_MEMORY))
+    tasks = [
+        plan.task(
+            "ingest.ours",
+            make_shape(batch),
+            landing=landing,
+            warehouse=plan.warehouse(size),
+            buckets=count_buckets(make_shape(size)),
+            **_INGEST_MEMORY,
+        )
+        for size in sizes
+    ]
+    small, large = (tuple(result["seconds"] for result in results) for results in _repeat(plan, *tasks))
+    label = f"a batch of {batch} into a large table, against a small one"
+    value = median(large) / median(small)
+    bound = "buckets, of which a larger table has more: a file each"
+    return Row(label, " and ".join(sizes), value, "x", 1.2, "lower", large, small, "s", bound=bound)
+
+
+def _backlog(plan: Plan) -> Row:
+    """Ten batches of small files; four where it has to be quick."""
+    shape = make_shape(_growing(plan.size)[0] if plan.size else "200k")
+    files, batches = (max(20, min(1000, shape.n_ratings // 1000)), 4) if plan.size else (10_000, 10)
+    once = replace(plan, repeat=1)  # memory says the same every time
+    [results] = _repeat(
+        once, plan.task("ingest.backlog", shape, files=files, files_a_batch=-(-files // batches), **_INGEST_MEMORY)
+    )
+    first = tuple(max(result["peaks"][:2]) / _GIB for result in results)
+    last = tuple(max(result["peaks"][-2:]) / _GIB for result in results)
+    label = "peak memory of the last two batches of a backlog, against the first two"
+    note = f"{results[0]['files']:,} files in {results[0]['batches']} batches, {results[0]['seconds']:,.0f} s"
+    value = median(last) / median(first)
+    return Row(label, f"{files:,} files", value, "x", 1.2, "lower", last, first, "GiB", note, "the heap fills")
+
+
+def _land(plan: Plan, size: str) -> str:
+    shape, landing = make_shape(size), str(plan.work / f"landing-{size}")
+    run(plan.task("ingest.land", shape, landing=landing, files=max(2, shape.n_ratings // 500_000)))
+    return landing
+
+
 def _growing(size: str) -> tuple[str, ...]:
     """A tenth, a third and all of a size."""
     n_ratings = parse_size(size)
@@ -454,4 +534,5 @@ TARGETS: Final = {
     9: Target("memory of the blocks", _block_memory),
     10: Target("growth with the ratings", _growth),
     11: Target("what a fit needs and takes against its plan", _planned),
+    12: Target("ingestion of files against a plain append", _ingest),
 }

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from demo.landing_files import LandingFile, plan_steps, read_sample  # noqa: E402
-from demo.read_lists import Published, fetch_published  # noqa: E402
+from demo.read_lists import Published, fetch_published, find_difference  # noqa: E402
 from demo.run import CATALOGUE, INTERPRETED, SAMPLE, demo_overrides  # noqa: E402
 from demo.show import N_USERS  # noqa: E402
 from launch.cluster import conf_dir  # noqa: E402
@@ -43,8 +43,8 @@ ONE_NODE: Final = {
 }
 SIZES: Final = {**ONE_NODE, **INTERPRETED}
 _START_MLFLOW: Final = (
-    "mlflow server --host 0.0.0.0 --port 5000 --backend-store-uri sqlite:///mlflow.db --serve-artifacts "
-    "--artifacts-destination ./mlartifacts"
+    "mlflow server --host 0.0.0.0 --port 5000 --allowed-hosts <that host>:5000 --backend-store-uri sqlite:///mlflow.db "
+    "--serve-artifacts --artifacts-destination ./mlartifacts"
 )
 
 
@@ -130,12 +130,15 @@ def show_published(published: Published) -> None:
 
 def compare(published: Published, warehouse: Path) -> int:
     """Say whether a local warehouse has the same lists; an exit code."""
-    local = fetch_published(str(warehouse)).lists
-    other = [user for user in {*published.lists, *local} if published.lists.get(user) != local.get(user)]
-    if other:
-        print(f"\n{len(other):,} lists differ from those of {warehouse}, for example that of user '{min(other)}'.")
+    found = find_difference(published, fetch_published(str(warehouse)))
+    if found.users:
+        print(f"\n{len(found.users):,} users have a list here or in {warehouse} only, or one of another length.")
         return 1
-    print(f"\nAll lists, their scores and their reasons are those of {warehouse}.")
+    apart = f"{found.entries:,} of {found.n_entries:,} entries differ, scores by {found.score:.1e} at most"
+    if not found.is_rounding:
+        print(f"\nThe lists are not those of {warehouse}: {apart}.")
+        return 1
+    print(f"\nAll lists, their scores and their reasons are those of {warehouse} ({apart}).")
     return 0
 
 

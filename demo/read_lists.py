@@ -57,7 +57,46 @@ def fetch_published(root: str) -> Published:
     return Published(**{**found, "lists": lists})
 
 
+@dataclass(frozen=True)
+class Difference:
+    """How far the lists of two warehouses are apart.
+
+    Attributes:
+        users: who have a list in one of them only, or lists of different lengths.
+        entries: of how many entries, rank by rank, item or reason are not the same.
+        n_entries: entries that were compared.
+        score: greatest difference of the scores at one rank.
+    """
+
+    users: frozenset[str]
+    entries: int
+    n_entries: int
+    score: float
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether rounding explains it: sums of other tasks' parts differ in the last bits of a 32-bit float.
+
+        Then scores agree to four places, and at most one entry of a thousand has changed its rank with one as good.
+        """
+        return not self.users and self.score <= _ROUNDING and self.entries <= self.n_entries / 1000
+
+
+def find_difference(one: Published, other: Published) -> Difference:
+    """Compare the lists of two warehouses, rank by rank."""
+    mine, theirs = ({(user, len(entries)) for user, entries in own.lists.items()} for own in (one, other))
+    users = frozenset(user for user, _ in mine ^ theirs)
+    pairs = [pair for user in one.lists.keys() - users for pair in zip(one.lists[user], other.lists[user], strict=True)]
+    return Difference(
+        users,
+        entries=sum((a[0], a[2]) != (b[0], b[2]) for a, b in pairs),
+        n_entries=len(pairs),
+        score=max((abs(a[1] - b[1]) for a, b in pairs), default=0.0),
+    )
+
+
 _TITLES = ["item_id", "title"]
+_ROUNDING = 1e-4
 
 
 def _rows(table: str, filters: list[tuple[str, str, Any]] | None, columns: list[str]) -> list[dict[str, Any]]:

@@ -142,10 +142,13 @@ def run(context: JobContext, *, new_generation: bool = False) -> IngestReport:
             take_in()
         except (DataRejectedError, BrokerError, MessagesLostError) as err:
             refusals.append(err)
-    tally.new_users = bring_blocks_up_to_date(context.tables, through_batch=ingestion.seen.last_accepted_batch)
+    notes: list[str] = []
+    tally.new_users = bring_blocks_up_to_date(
+        context.tables, through_batch=ingestion.seen.last_accepted_batch, tell=notes.append
+    )
     if refusals:
         raise refusals[0]
-    return tally.to_report(context, [] if stream is None else stream.notes, watch.details())
+    return tally.to_report(context, [*([] if stream is None else stream.notes), *notes], watch.details())
 
 
 def follow(context: JobContext, stop: threading.Event, *, new_generation: bool = False) -> IngestReport:
@@ -161,7 +164,7 @@ def follow(context: JobContext, stop: threading.Event, *, new_generation: bool =
     stream = _open_topic(context, new_generation=new_generation)
     if stream is None:
         raise UsageError("--continuous reads a topic: set kafka.bootstrap_servers and kafka.topic.")
-    own_row = replace(context, runs=RunRows())  # committed at once, not when the whole run ends
+    own_row = replace(context, runs=RunRows(around=context.runs))  # committed at once, not when the whole run ends
 
     def take_in(messages: Messages) -> None:
         with _wait_for_tables(context, stop):
@@ -174,11 +177,13 @@ def follow(context: JobContext, stop: threading.Event, *, new_generation: bool =
             *watch.look_at(ingestion.finish_interrupted(stream.read_again)),
             *watch.look_at(ingestion.take_in_messages(messages)),
         ]
-        new_users = bring_blocks_up_to_date(job.tables, through_batch=ingestion.seen.last_accepted_batch)
+        notes: list[str] = []
+        last = ingestion.seen.last_accepted_batch
+        new_users = bring_blocks_up_to_date(job.tables, through_batch=last, tell=notes.append)
         for own in (batch, tally):
             own.add(closed)
             own.new_users += new_users
-        return batch.to_report(job, details=watch.details())
+        return batch.to_report(job, notes, watch.details())
 
     with _wait_for_tables(context, stop):
         ingestion = Ingestion(context.spark, context.tables, context.settings)

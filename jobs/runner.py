@@ -52,11 +52,16 @@ class RunRows:
 
     running: list[tuple[str, str]] = field(default_factory=list)  # job and run id, the innermost last
     rows: list[dict[str, Any]] = field(default_factory=list)
+    begun: int = 0  # runs so far
+    around: "RunRows | None" = None  # of a job that runs on for weeks: those inside it do not wait for its end
 
     @contextmanager
     def one_deeper(self, job: str, run_id: str) -> Iterator[None]:
         """Inside it, a job runs; left by whatever way, an interrupt among them, or no later row would be committed."""
         self.running.append((job, run_id))
+        self.begun += 1
+        if self.around is not None:
+            self.around.begun += 1
         try:
             yield
         finally:
@@ -104,6 +109,7 @@ def run_job(
     records_itself: bool = False,
     makes_tables: bool = False,
     only_looks: bool = False,
+    repairs: bool = False,
 ) -> int:
     """Run one job from its command line and return the exit code of the process.
 
@@ -121,6 +127,7 @@ def run_job(
         makes_tables: The job takes in landed files, and a new warehouse is made where there is none; other jobs refuse
             a mistyped path.
         only_looks: The job changes nothing, and nobody is told when it fails.
+        repairs: The job is there for damaged tables: it gets them unopened, and calls :func:`perform` itself.
     """
     end_with_jvm()
     parser = argument_parser(name, description)
@@ -135,14 +142,45 @@ def run_job(
             check_channels(read_channels(read_settings(args).alerts, os.environ))
             return JobResult("arguments and settings are in order")
         try:
-            context = open_context(name, args, makes_tables=makes_tables)
-            return body(context) if records_itself else perform(context, name, body, locks=locks)
+            context = open_context(name, args, makes_tables=makes_tables, opens_tables=not repairs)
+            return body(context) if records_itself or repairs else perform(context, name, body, locks=locks)
         except Exception as err:
             if not only_looks:
                 observe_stray_error(name, lambda: read_settings(args), err)
             raise
 
-    ending = _run_to_its_end(name, run_body)
+    return _tell(_run_to_its_end(name, run_body))
+
+
+def run_without_spark(
+    name: str,
+    body: Callable[[argparse.Namespace], JobResult],
+    argv: Sequence[str],
+    *,
+    description: str,
+    arguments: Callable[[argparse.ArgumentParser], None],
+) -> int:
+    """Run a job that needs neither Spark nor the tables, and that `job_runs` does not know; returns its exit code.
+
+    Args:
+        name: The job's name, as in ``jobs/<name>.py``.
+        body: The job's steps; it reads its settings itself.
+        argv: Arguments after the program name.
+        description: First line of ``--help``.
+        arguments: Adds the job's own options.
+    """
+    parser = argument_parser(name, description)
+    arguments(parser)
+
+    def run_body() -> JobResult:
+        args = parser.parse_args(argv)
+        configure_logging(verbose=args.verbose)
+        return body(args)
+
+    return _tell(_run_to_its_end(name, run_body))
+
+
+def _tell(ending: Ending) -> int:
     if not ending.error or ending.message:
         print(ending.message)
     if ending.error:
@@ -188,7 +226,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
     return settings
 
 
-def open_context(name: str, args: argparse.Namespace, *, makes_tables: bool) -> JobContext:
+def open_context(name: str, args: argparse.Namespace, *, makes_tables: bool, opens_tables: bool = True) -> JobContext:
     """Settings, session and tables of a job.
 
     Raises:
@@ -202,12 +240,20 @@ def open_context(name: str, args: argparse.Namespace, *, makes_tables: bool) -> 
     spark.sparkContext.setLogLevel("INFO" if args.verbose else "ERROR")
     if makes_tables:
         check_sources(Files(spark), settings)  # before tables are made at what may be a mistyped path
-    elif not Tables(spark, settings.warehouse).ratings.exists():
+    elif not _has_warehouse(spark, settings):
         root = settings.warehouse.root
         raise UsageError(
             f"there is no warehouse at '{root}'. Correct warehouse.root, or run ingest_ratings there first."
         )
+    if not opens_tables:
+        return JobContext(spark, settings, Tables(spark, settings.warehouse), Files(spark), args)
     return make_context(spark, settings, args)
+
+
+def _has_warehouse(spark: SparkSession, settings: Settings) -> bool:
+    """Whether there is one, whole or damaged."""
+    files = Files(spark)
+    return files.exists(f"{files.resolve(settings.warehouse.root)}/ratings/_delta_log")
 
 
 def make_context(spark: SparkSession, settings: Settings, args: argparse.Namespace | None = None) -> JobContext:
@@ -218,44 +264,65 @@ def make_context(spark: SparkSession, settings: Settings, args: argparse.Namespa
 
 
 def perform(
-    context: JobContext, name: str, body: Callable[[JobContext], JobResult], *, locks: Sequence[str] = ()
+    context: JobContext,
+    name: str,
+    body: Callable[[JobContext], JobResult],
+    *,
+    locks: Sequence[str] = (),
+    checks_tables: bool = True,
 ) -> JobResult:
     """Run a job's steps under its locks and record the run, whatever its outcome.
 
+    Args:
+        context: of the job.
+        name: of the job.
+        body: its steps.
+        locks: what it changes.
+        checks_tables: refuse tables whose log has lost its end. A job that is there for such tables does not, and lets
+            the whole ones know of its lock itself.
+
     Raises:
+        TableDamagedError: a table's last commit is damaged.
         RecsysError: as the body raises it, after the run has been recorded.
     """
     started, clock, run_id, parent = datetime.now(UTC), time.monotonic(), uuid.uuid4().hex, context.runs.parent
     observe_start(context, name, run_id, parent)
     before = Losses.of(context.spark)
+    begun = context.runs.begun
     try:
-        with context.runs.one_deeper(name, run_id), told_in_one_line(), hold_locks(context, locks, holder=name):
+        with (
+            context.runs.one_deeper(name, run_id),
+            told_in_one_line(),
+            hold_locks(context, locks, holder=name, fences=checks_tables),
+        ):
+            if checks_tables:
+                context.tables.check_last_commits()
             result = body(context)
     except BaseException as err:
         code = err.exit_code if isinstance(err, RecsysError) else 1
-        failed = JobResult(describe_failure(err), _count_losses(context, before))
+        failed = JobResult(describe_failure(err), {**_count_losses(context, before), **_count_inner(context, begun)})
         ended = type(err).__name__, code
         row = _add_run(context, run_id, name, failed, ended, started, time.monotonic() - clock)
         if isinstance(err, Exception):  # whoever interrupts does not wait for a commit: the next one has this row
-            try:
-                _write_runs(context)
-            except Exception as lost:  # the job's own error matters more
-                why = describe_failure(explain(lost) or lost)
-                log_event(log, "job_run_not_recorded", level=logging.ERROR, job=name, error=why)
+            _try_to_write_runs(context, name)  # the job's own error matters more
             observe_end(context, row, parent, err)
         raise
     seconds = time.monotonic() - clock
-    result = replace(result, counts={**result.counts, **_count_losses(context, before)})
+    also = {**_count_losses(context, before), **_count_inner(context, begun)}
+    result = replace(result, counts={**result.counts, **also})
     ended = (result.outcome, 0) if result.refusal is None else (type(result.refusal).__name__, result.refusal.exit_code)
     row = _add_run(context, run_id, name, result, ended, started, seconds)
-    _write_runs(context)
+    if checks_tables:
+        _write_runs(context)
+    else:
+        _try_to_write_runs(context, name)
     observe_end(context, row, parent, result.refusal)
     log_event(log, "job_done", job=name, seconds=seconds, **result.counts)
     return result
 
 
 @contextmanager
-def hold_locks(context: JobContext, names: Sequence[str], *, holder: str) -> Iterator[None]:
+def hold_locks(context: JobContext, names: Sequence[str], *, holder: str, fences: bool = True) -> Iterator[None]:
     """Hold every named lock, or none.
 
     A second attempt of YARN's waits until the locks that the first one may have died with have expired.
@@ -267,11 +334,16 @@ def hold_locks(context: JobContext, names: Sequence[str], *, holder: str) -> Ite
     patience = 1.25 * warehouse.lock_expiry_seconds if yarn_attempt() > 1 else 0.0
     with ExitStack() as stack:
         for name in names:
-            expiry, fence = warehouse.lock_expiry_seconds, context.tables.fence
+            expiry, fence = warehouse.lock_expiry_seconds, context.tables.fence if fences else _leave_unfenced
             lock = Lock(context.files, warehouse.root, name, job=holder, expiry_seconds=expiry, fence=fence)
             _take(lock, patience)
             stack.push(partial(_give_back, lock))
         yield
+
+
+def _leave_unfenced(name: str) -> None:
+    """A commit on top of a damaged one would hide it."""
+    log_event(log, "tables_not_fenced_yet", lock=name)
 
 
 def _give_back(
@@ -354,12 +426,26 @@ def _add_run(
     return row
 
 
+def _try_to_write_runs(context: JobContext, name: str) -> None:
+    try:
+        _write_runs(context)
+    except Exception as lost:
+        why = describe_failure(explain(lost) or lost)
+        log_event(log, "job_run_not_recorded", level=logging.ERROR, job=name, error=why)
+
+
 def _write_runs(context: JobContext) -> None:
     """Commit the rows when the outermost job ends: a turn of the pipeline is one commit, not five."""
     runs = context.runs
     if not runs.running:
         rows, runs.rows = runs.rows, []
         context.tables.job_runs.append(context.spark.createDataFrame(rows, JOB_RUNS).coalesce(1))
+
+
+def _count_inner(context: JobContext, begun: int) -> dict[str, int]:
+    """Runs inside this one, itself not counted; nothing where there were none."""
+    inner = context.runs.begun - begun - 1
+    return {c.INNER_RUNS: inner} if inner > 0 else {}
 
 
 def _count_losses(context: JobContext, before: Losses | None) -> dict[str, int]:

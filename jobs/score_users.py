@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from jobs.runner import JobContext, JobResult, run_job
 from recsys import columns as c
 from recsys.blocks.split import count_events, find_times, split_blocks
-from recsys.errors import PublicationError
+from recsys.errors import UsageError
 from recsys.ingestion import find_reflected, read_user_blocks
 from recsys.ranking.model import ListModel
 from recsys.ranking.score import fallback_row, score_blocks
@@ -47,13 +47,14 @@ def run(context: JobContext, *, reason: str = "score_users", force: bool = False
     Nothing happens when the current generation was made by the same model from the same batches, unless forced.
 
     Raises:
-        PublicationError: there is no champion, or lists came out incomplete; the current generation stays.
+        UsageError: there is no champion.
+        PublicationError: lists came out incomplete; the current generation stays.
     """
     tables = context.tables
     registry = Registry(context.settings.mlflow, tables.root)
     version = registry.champion
     if version is None:
-        raise PublicationError("there is no champion to score with. Run train_model and promote_model first.")
+        raise UsageError("there is no champion to score with. Run train_model and promote_model first.")
     # The batch, and not the tables' versions, says whether anything is new: maintenance makes versions, too.
     through_batch = find_reflected(tables).batch
     versions = {table.name: table.version() for table in (tables.user_blocks, tables.items)}

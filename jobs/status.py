@@ -17,6 +17,7 @@ from recsys.adoption import read_consumers
 from recsys.alerts.book import Alert
 from recsys.observation import open_book
 from recsys.ratings.contract import load_contract
+from recsys.ratings.ledger import REPLAYED
 from recsys.session import ROOT
 from recsys.store.generations import Generation, read_history
 from recsys.store.locks import Holder, read_holders
@@ -109,9 +110,9 @@ def read_sources(tables: Tables) -> dict[str, Any]:
     [row] = (
         tables.ledger.read()
         .agg(
-            sf.count("*").alias("files"),
+            sf.count_if(sf.col(c.STATE) != REPLAYED).alias("files"),
             sf.max(c.BATCH).alias("last_batch"),
-            sf.max(c.CLAIMED_AT).alias("last_claimed_at"),
+            sf.max(sf.when(sf.col(c.STATE) != REPLAYED, sf.col(c.CLAIMED_AT))).alias("last_claimed_at"),
             *(sf.sum(name).alias(name) for name in (c.LANDED, c.ACCEPTED, c.DUPLICATE, c.QUARANTINED)),
         )
         .collect()

@@ -95,7 +95,7 @@ def find_job(name: str, root: Path) -> Path:
 def list_jobs(root: Path) -> list[str]:
     """The jobs of the project, as they are named on the command line."""
     files = sorted((root / "jobs").glob("*.py"))
-    return [f"jobs/{file.name}" for file in files if file.stem != "runner" and "run_job" in file.read_text("utf-8")]
+    return [f"jobs/{file.name}" for file in files if "def main(" in file.read_text("utf-8")]
 
 
 def _take_value(word: str, rest: list[str]) -> str:

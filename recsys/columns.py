@@ -73,6 +73,11 @@ TABLE_VERSIONS: Final = "table_versions"
 # real user can have it.
 FALLBACK_USER_ID: Final = ""
 
+# suppressed_users
+USER_HASH: Final = "user_hash"
+SUPPRESSED_AT: Final = "suppressed_at"
+LISTED_IN: Final = "listed_in"  # generations that had a list of the user
+
 # job_runs
 RUN_ID: Final = "run_id"
 JOB: Final = "job"
@@ -80,6 +85,7 @@ PARAMETERS: Final = "parameters"
 VERSIONS_IN: Final = "versions_in"
 VERSIONS_OUT: Final = "versions_out"
 COUNTS: Final = "counts"
+INNER_RUNS: Final = "inner_runs"  # key of the counts: runs with rows of their own inside this one
 DETAILS: Final = "details"
 OUTCOME: Final = "outcome"
 EXIT_CODE: Final = "exit_code"

@@ -33,6 +33,10 @@ class RatingsSchemaError(DataRejectedError):
     """A source whose columns do not fit the contract."""
 
 
+class RatingsRefusedError(DataRejectedError):
+    """Ratings that a producer handed over would be quarantined; nothing was landed."""
+
+
 class NothingToTrainError(DataRejectedError):
     """Too few ratings, users or items for a fit; the message says which and how many are needed."""
 
@@ -83,6 +87,10 @@ class RegistryError(RecsysError):
 
 class PublicationError(RecsysError):
     """There is no generation to read or to go back to, or its lists are incomplete."""
+
+
+class ErasureIncompleteError(RecsysError):
+    """Files that may hold the id of a forgotten user are left; the message says where to find which."""
 
 
 class StorageError(RecsysError):

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import reduce
 from typing import Final
@@ -15,7 +16,7 @@ from urllib.parse import unquote
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
-from pyspark.sql import Column, DataFrame, Observation, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, Row, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.types import LongType, StructField, StructType, TimestampType
 
@@ -26,7 +27,7 @@ from recsys.blocks.codec import NEWCOMERS, RECENT, WHOLE
 from recsys.blocks.recent import assemble, gather_recent, has_conflicts
 from recsys.blocks.update import Packing, update_blocks
 from recsys.config import Settings
-from recsys.errors import DataRejectedError, SourceChangedError, StorageError, UsageError
+from recsys.errors import DataRejectedError, SourceChangedError, StorageError, TableDamagedError, UsageError
 from recsys.events import log_event
 from recsys.landed_files import LandedFiles
 from recsys.ratings.contract import RatingsContract, load_contract
@@ -56,18 +57,21 @@ from recsys.ratings.ledger import (
 from recsys.ratings.parse import CANDIDATES, parse_columns, parse_lines, read_source
 from recsys.ratings.validate import (
     IS_DUPLICATE,
+    Checked,
     check_rows,
-    exchange_by_bucket,
     is_accepted,
     is_quarantined,
-    mark_duplicates,
+    is_suppressed,
+    keep_checked,
+    put_in_buckets,
 )
 from recsys.session import ROOT
 from recsys.store.faults import explain
 from recsys.store.files import Files
 from recsys.store.items import read_items
 from recsys.store.pause import pause_at
-from recsys.store.tables import Memo, Table, Tables, Txn
+from recsys.store.suppressed import read_suppression
+from recsys.store.tables import Changes, Memo, Table, Tables, Txn
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +79,14 @@ _RATING = schemas.RATINGS.names
 _BESIDE: Final = "beside"  # in the note of a commit to user_blocks: whether recent ratings lie beside blocks
 MOST_RECENT: Final = 10_000_000  # ratings beside blocks: every executor gets all of them, 11 bytes each
 
+# What a replay keeps beside the tables until it is closed: `recsys.replay`.
+STAGED_RATINGS: Final = "ratings"
+STAGED_QUARANTINE: Final = "quarantine"
+
 _ledgers: Memo[Seen] = Memo()
+# By path and identity of the ratings table, and the version that blocks reflect: the one until which nothing was
+# rewritten since.
+_unchanged: dict[tuple[str, str, int], int] = {}
 
 
 @dataclass(frozen=True)
@@ -122,9 +133,8 @@ class Ingestion:
         self._contract: RatingsContract = load_contract(ROOT / settings.contract)
         landing = settings.landing.path
         self._folder = None if landing is None else self._files.resolve(landing)
-        self._claim_file = f"{self._tables.root}/claims/ingest_ratings.json"
-        # A ledger that was lost and made again counts its batches afresh: its writes must not pass for repeated ones.
-        self._app = f"ingest_ratings/{self._tables.ledger.identity()}"
+        self._claim_file = claim_file(self._tables)
+        self._app = ledger_app(self._tables)
         adopt_contract(spark, tables.ratings, self._contract)
         if self._folder is not None:
             consumer = settings.ingest.consumer
@@ -148,10 +158,13 @@ class Ingestion:
         """
         if not self._files.exists(self._claim_file):
             return []
-        claim = Claim.from_json(self._files.read(self._claim_file))
+        claim = read_claim(self._files, self._claim_file)
         log_event(log, "interrupted_batch_found", level=logging.WARNING, batch=claim.batch, files=len(claim.entries))
         if self.seen.has_closed(claim.batch):  # only the claim file was left
-            self._files.delete(self._claim_file)
+            self._drop(claim)
+            return []
+        if claim.replay is not None:  # of the batches that it replays nothing is counted again
+            self.finish_replay(claim)
             return []
         if (self._tables.ratings.last_txn(self._app) or 0) >= claim.batch:
             events = self._tables.ratings.read().where(sf.col(c.BATCH) == claim.batch)
@@ -179,9 +192,9 @@ class Ingestion:
         try:
             claim = Claim(batch, claimed_us, make_entries(batch, claimed_us, files, read, self.seen))
             advice = f"Correct the files in '{self._folder}' or take them away, or raise ingest.max_bad_share."
-            return [self._commit(claim, checked, lambda: self._require_unchanged(claim, arrivals), advice, files)]
+            return [self._commit(claim, checked.rows, lambda: self._require_unchanged(claim, arrivals), advice, files)]
         finally:
-            checked.unpersist()
+            checked.release()
 
     def take_in_messages(self, messages: Messages, interrupted: Claim | None = None) -> list[ClosedBatch]:
         """Take in one batch of messages; none is made when the ledger knows all of them.
@@ -197,13 +210,13 @@ class Ingestion:
         self._read_ahead()
         limit = self._settings.kafka.max_message_bytes
         candidates = parse_messages(messages.rows, ranges, self._contract, max_bytes=limit)
-        checked = self._check_rows(candidates, claimed_us).persist()
+        checked = self._check_rows(candidates, claimed_us)
         try:
-            claim = Claim(batch, claimed_us, make_range_entries(batch, claimed_us, ranges, count_rows(checked)))
+            claim = Claim(batch, claimed_us, make_range_entries(batch, claimed_us, ranges, count_rows(checked.rows)))
             advice = "Raise ingest.max_bad_share for one run: it quarantines them and goes on."
-            return [self._commit(claim, checked, messages.require_unchanged, advice)]
+            return [self._commit(claim, checked.rows, messages.require_unchanged, advice)]
         finally:
-            checked.unpersist()
+            checked.release()
 
     def skip(self, ranges: Sequence[OffsetRange]) -> None:
         """Let the ledger know of messages that are never read: a batch without a row."""
@@ -211,6 +224,42 @@ class Ingestion:
         claim = Claim(batch, claimed_us, make_range_entries(batch, claimed_us, ranges, {}, SKIPPED))
         self._record(claim)
         log_event(log, "messages_skipped", level=logging.WARNING, batch=batch, ranges=describe_ranges(ranges))
+
+    def begin_replay(self, claim: Claim) -> int:
+        """Put a replay into the tables whose rows lie beside them; returns how many items are new.
+
+        Args:
+            claim: with ``replay``; its batch is the one after the last.
+
+        Raises:
+            ConservationError: a row was lost or counted twice.
+        """
+        self._files.write(self._claim_file, claim.to_json())
+        pause_at("replay:after_claim")
+        return self.finish_replay(claim)
+
+    def finish_replay(self, claim: Claim) -> int:
+        """The writes of a replay, in their order; each that was done is left out, or does the same again."""
+        own, tables = claim.replay, self._tables
+        assert own is not None  # noqa: S101
+        read, folder = self._spark.read.schema, f"{claims_folder(tables)}/{own.folder}"
+        events = tables.ratings.read().where(sf.col(c.BATCH) == claim.batch)
+        if claim.counts.accepted > 0 and (tables.ratings.last_txn(self._app) or 0) < claim.batch:
+            staged = read(schemas.RATINGS).parquet(f"{folder}/{STAGED_RATINGS}").repartition(c.BUCKET)
+            options = {"compression": self._settings.ingest.compression}
+            tables.ratings.append(staged, Txn(self._app, claim.batch), options)
+            tables.ratings.read_ahead()
+            events = tables.ratings.read().where(sf.col(c.BATCH) == claim.batch)
+        pause_at("replay:after_ratings")
+        where = f"{c.BATCH} IN ({', '.join(map(str, own.batches))})"
+        if own.batches:
+            staged = read(schemas.QUARANTINE).parquet(f"{folder}/{STAGED_QUARANTINE}")
+            tables.quarantine.replace(staged.coalesce(1), where)
+            quarantined = tables.quarantine.read().where(where).count() - own.rows_before
+        else:
+            quarantined = claim.counts.quarantined
+        pause_at("replay:after_quarantine")
+        return self._write_down(claim, events, quarantined=quarantined)
 
     def _number(self, interrupted: Claim | None = None) -> tuple[int, int]:
         """Number and clock of a batch."""
@@ -223,10 +272,8 @@ class Ingestion:
         for table in (self._tables.ratings, self._tables.items, self._tables.ledger, self._tables.user_blocks):
             table.read_ahead()
 
-    def _check_rows(self, candidates: DataFrame, now_us: int) -> DataFrame:
-        """The one way into the tables: files and messages are checked alike."""
-        exchanged = exchange_by_bucket(candidates, self._tables.buckets)
-        return mark_duplicates(check_rows(exchanged, self._contract, now_us=now_us))
+    def _check_rows(self, candidates: DataFrame, now_us: int) -> Checked:
+        return check_candidates(self._tables, candidates, self._contract, now_us)
 
     def _commit(
         self,
@@ -265,16 +312,18 @@ class Ingestion:
         pause_at("ingest:after_listing")
         return files
 
-    def _check_files(self, files: list[LandedFile], now_us: int) -> tuple[DataFrame, dict[str, Counts]]:
+    def _check_files(self, files: list[LandedFile], now_us: int) -> tuple[Checked, dict[str, Counts]]:
         """Check all rows once and keep them; a file that Spark cannot read is marked as such in ``files``."""
         while True:
             copies = find_copies(files, self.seen)  # a copy of a damaged file is none of a file that was read
             read = [file for file in files if file.source not in copies and file.layout is not None]
-            checked = self._check_rows(self._read(read), now_us).persist()
+            checked: Checked | None = None
             try:
-                return checked, count_rows(checked)
+                checked = self._check_rows(self._read(read), now_us)
+                return checked, count_rows(checked.rows)
             except Py4JJavaError as err:
-                checked.unpersist()
+                if checked is not None:
+                    checked.release()
                 at = find_unreadable(read, err)
                 fault = Fault("unreadable", "Spark cannot read the file to its end; it is damaged")
                 for n, file in enumerate(files):
@@ -289,7 +338,9 @@ class Ingestion:
         if not groups:  # copies, and files that are wrong as a whole
             return self._spark.createDataFrame([], CANDIDATES)
         try:
-            return reduce(DataFrame.unionByName, [self._read_group(group) for group in groups.values()])
+            assert self._folder is not None  # noqa: S101
+            read = [read_files(self._spark, self._folder, group, self._contract) for group in groups.values()]
+            return reduce(DataFrame.unionByName, read)
         except AnalysisException as err:
             if err.getCondition() != "PATH_NOT_FOUND":
                 raise
@@ -297,18 +348,6 @@ class Ingestion:
                 f"a landed file vanished before it was read: {err}. "
                 "Nothing of its batch was accepted. Run the job again."
             ) from err
-
-    def _read_group(self, group: Sequence[LandedFile]) -> DataFrame:
-        layout, fault = group[0].layout, group[0].fault
-        assert layout is not None  # noqa: S101
-        assert self._folder is not None  # noqa: S101
-        paths = [re.sub(r"([\\*?\[\]{}])", r"\\\1", file.arrival.path) for file in group]
-        reader = self._spark.read.option("recursiveFileLookup", "true")
-        source = read_source(sf.col("_metadata.file_path"), self._folder).alias(c.SOURCE)
-        if layout.reader != "parquet":
-            return parse_lines(reader.text(paths).select(source, "value"), layout, fault, self._contract)
-        schema = ", ".join(f"`{name}` {kind}" for _, name, kind in layout.names)
-        return parse_columns(reader.schema(schema).parquet(*paths).select(source, "*"), layout)
 
     def _append_quarantine(self, claim: Claim, files: Sequence[LandedFile], checked: DataFrame) -> int:
         """Write what was refused, and return how many rows the table has of it."""
@@ -334,30 +373,37 @@ class Ingestion:
             )
 
     def _is_unchanged(self, arrival: Arrival) -> bool:
-        try:
-            status = self._files.status(arrival.path)
-        except FileNotFoundError:
-            return False
-        return (status.size, status.modified_ms) == (arrival.size, arrival.modified_ms)
+        return is_unchanged(self._files, arrival)
 
     def _close(self, claim: Claim, events: DataFrame, *, quarantined: int) -> ClosedBatch:
-        """What follows once a batch's ratings are in the table: items, the check of the counts, the ledger."""
-        tables, txn = self._tables, Txn(self._app, claim.batch)
-        has_ratings = claim.counts.accepted > 0
-        new_items = self._append_new_items(events, txn) if has_ratings else 0
-        pause_at("ingest:after_items")
-        appended = (tables.ratings.txn_rows(txn) or 0) if has_ratings else 0
-        check_conservation(claim, appended=appended, quarantined=quarantined)
+        """What follows once a batch's ratings are in the table."""
         came_again = tuple(entry.source for entry in claim.entries if self.seen.has_name(entry.source))
-        self._record(claim)
-        pause_at("ingest:after_ledger")
-        self._files.delete(self._claim_file)
+        new_items = self._write_down(claim, events, quarantined=quarantined)
         low, high = self._contract.volume or (0, claim.counts.landed)
         if not low <= claim.counts.landed <= high:
             said = {"batch": claim.batch, "landed": claim.counts.landed, "least": low, "most": high}
             log_event(log, "volume_outside_contract", level=logging.WARNING, **said, owner=self._contract.owner)
         log_event(log, "batch_closed", batch=claim.batch, files=len(claim.entries), **asdict(claim.counts))
         return ClosedBatch(claim, new_items, came_again)
+
+    def _write_down(self, claim: Claim, events: DataFrame, *, quarantined: int) -> int:
+        """Items, the check of the counts, the ledger; returns how many items are new."""
+        tables, txn = self._tables, Txn(self._app, claim.batch)
+        has_ratings = claim.counts.accepted > 0
+        new_items = self._append_new_items(events, txn) if has_ratings else 0
+        pause_at("ingest:after_items")
+        appended = (tables.ratings.txn_rows(txn) or 0) if has_ratings else 0
+        check_conservation(claim, appended=appended, quarantined=quarantined)
+        self._record(claim)
+        pause_at("ingest:after_ledger")
+        self._drop(claim)
+        return new_items
+
+    def _drop(self, claim: Claim) -> None:
+        """Take away the claim of a closed batch; a replay's rows beside the tables after it."""
+        self._files.delete(self._claim_file)
+        if claim.replay is not None:
+            self._files.delete(f"{claims_folder(self._tables)}/{claim.replay.folder}", recursive=True)
 
     def _record(self, claim: Claim) -> None:
         ledger = self._tables.ledger
@@ -379,6 +425,67 @@ class Ingestion:
         return f"{self._folder}/{entry.source}"
 
 
+def check_candidates(tables: Tables, candidates: DataFrame, contract: RatingsContract, now_us: int) -> Checked:
+    """The one way into the tables: files, messages and what is replayed are checked alike (Spark jobs)."""
+    placed, suppressed = put_in_buckets(candidates, tables.buckets), read_suppression(tables)
+    return keep_checked(check_rows(placed, contract, now_us=now_us, suppressed=suppressed))
+
+
+def is_unchanged(files: Files, arrival: Arrival) -> bool:
+    """Whether a landed file is still the one that was listed."""
+    try:
+        status = files.status(arrival.path)
+    except FileNotFoundError:
+        return False
+    return (status.size, status.modified_ms) == (arrival.size, arrival.modified_ms)
+
+
+def read_files(spark: SparkSession, folder: str, files: Sequence[LandedFile], contract: RatingsContract) -> DataFrame:
+    """Candidate rows of files that have one layout and one fault, or none."""
+    layout, fault = files[0].layout, files[0].fault
+    assert layout is not None  # noqa: S101
+    paths = [re.sub(r"([\\*?\[\]{}])", r"\\\1", file.arrival.path) for file in files]
+    reader = spark.read.option("recursiveFileLookup", "true")
+    source = read_source(sf.col("_metadata.file_path"), folder).alias(c.SOURCE)
+    if layout.reader != "parquet":
+        return parse_lines(reader.text(paths).select(source, "value"), layout, fault, contract)
+    schema = ", ".join(f"`{name}` {kind}" for _, name, kind in layout.names)
+    return parse_columns(reader.schema(schema).parquet(*paths).select(source, "*"), layout)
+
+
+def ledger_app(tables: Tables) -> str:
+    """Whom the tables know the batches of this ledger from.
+
+    A ledger that was lost and made again counts its batches afresh: its writes must not pass for repeated ones.
+    """
+    return f"ingest_ratings/{tables.ledger.identity()}"
+
+
+def claim_file(tables: Tables) -> str:
+    """Where the batch under way is kept."""
+    return f"{claims_folder(tables)}/ingest_ratings.json"
+
+
+def claims_folder(tables: Tables) -> str:
+    """Where that is, and what a replay keeps beside it."""
+    return f"{tables.root}/claims"
+
+
+def read_claim(files: Files, path: str) -> Claim:
+    """The batch that a killed run left open.
+
+    Raises:
+        TableDamagedError: its file is empty or cut off.
+    """
+    try:
+        return Claim.from_json(files.read(path))
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise TableDamagedError(
+            f"'{path}', which names the batch under way, is empty or cut off. Nothing was read or written. "
+            "Run repair_tables: it restores what the batch needs from ledger and ratings."
+        ) from err
+
+
 def check_sources(files: Files, settings: Settings) -> None:
     """Make sure that what an ingestion reads is there.
 
@@ -395,7 +502,7 @@ def check_sources(files: Files, settings: Settings) -> None:
 
 
 def count_rows(checked: DataFrame) -> dict[str, Counts]:
-    """Rows of every file, counted in one pass that also fills the cache."""
+    """Rows of every file."""
     rows = (
         checked.groupBy(c.SOURCE)
         .agg(
@@ -424,7 +531,8 @@ def find_unreadable(files: Sequence[LandedFile], err: Py4JJavaError) -> LandedFi
     if found is None:
         raise err
     path = unquote(found[2])
-    at = next((file for file in files if path.endswith(f"/{file.source}")), None)
+    named = [file for file in files if path.endswith(f"/{file.source}")]
+    at = max(named, key=lambda file: len(file.source), default=None)  # day=2/a.parquet is not a.parquet
     if at is None:
         raise err
     if found[1].endswith("FILE_NOT_EXIST"):
@@ -468,7 +576,7 @@ def refuse_too_bad(
 ) -> None:
     """Let a batch pass, or refuse it with the names of the worst sources, the rules they broke and what to do.
 
-    An empty file weighs nothing here: it says nothing about the rows of the others.
+    An empty file and what users send who were forgotten weigh nothing here: they say nothing about the rows of others.
 
     Raises:
         DataRejectedError: a larger share of its rows than allowed is bad.
@@ -477,6 +585,10 @@ def refuse_too_bad(
     counted = [entry for entry in claim.entries if entry.source not in empty]
     landed = sum(entry.counts.landed for entry in counted)
     bad = sum(entry.counts.quarantined for entry in counted)
+    if bad <= max_bad_share * landed:
+        return
+    forgotten = checked.where(is_suppressed()).count()
+    landed, bad = landed - forgotten, bad - forgotten
     if bad <= max_bad_share * landed:
         return
     worst = sorted(counted, key=lambda entry: (-entry.counts.quarantined, entry.source))[:3]
@@ -529,7 +641,20 @@ def read_ledger(tables: Tables) -> Seen:
     known = _ledgers.get(tables.ledger, state)
     if known is not None:
         return known
-    ledger = tables.ledger.read().select(
+    entries = read_entries(tables.ledger)
+    seen = Seen(entries)
+    if not entries and tables.ratings.version() > 0:
+        last = tables.ratings.read().agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0))).collect()[0][0]
+        if last > 0:
+            log_event(log, "ledger_is_empty_but_ratings_are_not", level=logging.WARNING)
+        seen.last_batch = seen.last_accepted_batch = last
+    _ledgers.put(tables.ledger, state, seen)
+    return seen
+
+
+def read_entries(ledger: Table) -> list[Entry]:
+    """All entries of the ledger."""
+    rows = ledger.read().select(
         c.BATCH,
         c.SOURCE,
         c.FORMAT,
@@ -540,7 +665,7 @@ def read_ledger(tables: Tables) -> Seen:
         sf.struct(c.LANDED, c.ACCEPTED, c.DUPLICATE, c.QUARANTINED),
         c.STATE,
     )
-    entries = [
+    return [
         Entry(
             batch=row[0],
             source=row[1],
@@ -552,53 +677,107 @@ def read_ledger(tables: Tables) -> Seen:
             counts=Counts(*row[7]),
             state=row[8],
         )
-        for row in ledger.collect()
+        for row in rows.collect()
     ]
-    seen = Seen(entries)
-    if not entries and tables.ratings.version() > 0:
-        last = tables.ratings.read().agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0))).collect()[0][0]
-        if last > 0:
-            log_event(log, "ledger_is_empty_but_ratings_are_not", level=logging.WARNING)
-        seen.last_batch = seen.last_accepted_batch = last
-    _ledgers.put(tables.ledger, state, seen)
-    return seen
 
 
-def bring_blocks_up_to_date(tables: Tables, *, through_batch: int) -> int:
+def bring_blocks_up_to_date(
+    tables: Tables, *, through_batch: int, tell: Callable[[str], None] = lambda note: None
+) -> int:
     """Pack the ratings of batches that the user blocks do not reflect yet, and return how many users are new.
 
     Only the buckets of those ratings are read and written. Without any blocks this packs all ratings. Beside large
-    blocks a few new ratings are packed alone: `recsys.blocks.recent`.
+    blocks a few new ratings are packed alone: `recsys.blocks.recent`. Buckets whose ratings somebody deleted, restored
+    or changed are packed anew from what is there; all are where the log does not tell any more.
 
     Args:
         tables: of the warehouse.
         through_batch: the last batch with ratings.
+        tell: told what the operator should know.
     """
     reflected = find_reflected(tables)
+    version = tables.ratings.version()
+    if reflected.batch > 0:
+        changes = _find_changes(tables.ratings, reflected, version, is_behind=reflected.batch < through_batch)
+        if changes is None or changes.rewritten:
+            return _pack_anew(tables, changes, reflected, version, tell)
+    else:  # nothing that was packed can be gone
+        changes = None
     if reflected.batch >= through_batch:
         return 0
-    version = tables.ratings.version()
     events = tables.ratings.read_version(version).where(sf.col(c.BATCH) > reflected.batch)
-    touched = tables.ratings.partitions_added(c.BUCKET, after=reflected.ratings_version, through=version)
-    if touched is None:
+    if changes is None:
         touched = {str(row[0]) for row in events.select(c.BUCKET).distinct().collect()}
+    else:
+        touched = set(changes.appended)
+    if not touched:  # the ledger has a batch that somebody took out of the ratings
+        return 0
     where = f"{c.BUCKET} IN ({', '.join(sorted(touched, key=int))})"
     old, files = tables.user_blocks.read().where(where), tables.ratings.read_files(events.where(where))
+    with ThreadPoolExecutor(1, "items") as aside:  # some seconds in a new session, and nearly all of them no task runs
+        reading = aside.submit(read_items, tables.items, tables.items.version())
+        layers = _find_room(tables, events, reflected, through_batch, touched)
+        items = reading.result()
     packing = Packing(
-        read_items(tables.items, tables.items.version()).ids,
+        items.ids,
         after_batch=reflected.batch,
         through_batch=through_batch,
         ratings_version=version,
         users_per_block=tables.users_per_block,
         keeps_events=keeps_events(tables.ratings),
     )
-    new_users = _put_beside(tables, old, files, events, packing, touched, where)
+    new_users = None if layers is None else _put_beside(tables, old, files, layers, packing, touched, where)
     if new_users is None:
         new_users = _merge_into_blocks(tables, old, files, packing, touched, where)
     tables.user_blocks.read_ahead()
     pause_at("ingest:after_blocks")
     log_event(log, "blocks_updated", through_batch=through_batch, buckets=len(touched), new_users=new_users)
     return new_users
+
+
+def _find_changes(ratings: Table, reflected: "Reflected", version: int, *, is_behind: bool) -> Changes | None:
+    """What happened to the ratings since the version that the blocks reflect; None when the log does not tell.
+
+    Every run that finds nothing to do leaves a commit in the log: a loop that runs every few minutes reads each once.
+    """
+    key = (ratings.path, ratings.identity(), reflected.ratings_version)
+    looked_through = 0 if is_behind else _unchanged.get(key, 0)
+    changes = ratings.changes(c.BUCKET, after=max(reflected.ratings_version, looked_through), through=version)
+    if changes is not None and not changes.rewritten:
+        _unchanged[key] = version
+    return changes
+
+
+def _pack_anew(
+    tables: Tables,
+    changes: Changes | None,
+    reflected: "Reflected",
+    version: int,
+    tell: Callable[[str], None],
+) -> int:
+    """Pack the buckets that changes touched, or all, from the ratings as they are; returns by how many users they grew.
+
+    Rows that are gone are in no new file: only a bucket packed as a whole forgets them.
+    """
+    if changes is None:
+        buckets = set(map(str, range(tables.buckets)))
+        why = f"the log of 'ratings' does not reach back to version {reflected.ratings_version}, which they reflect"
+    else:
+        buckets = set(changes.appended | changes.rewritten)
+        why = (
+            f"rows of 'ratings' were deleted or replaced by {', '.join(changes.operations)}. Run repair_tables "
+            "--dry-run: it tells whether the ledger has batches that the ratings lost"
+        )
+    where = f"{c.BUCKET} IN ({', '.join(sorted(buckets, key=int))})"
+    before: int = tables.user_blocks.read().where(where).agg(_count_users()).collect()[0][0]
+    newest = tables.ratings.read_version(version).agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0)))
+    # Not what the ledger says: a batch that a RESTORE took back may come again, and has to be new to the blocks then.
+    _pack_buckets(tables, where, through_batch=newest.collect()[0][0], version=version)
+    after: int = tables.user_blocks.read().where(where).agg(_count_users()).collect()[0][0]
+    log_event(log, "blocks_packed_anew", level=logging.WARNING, buckets=len(buckets), why=why)
+    tell(f"user blocks of {len(buckets):,} buckets were packed anew from all their ratings: {why}.")
+    pause_at("ingest:after_blocks")
+    return max(after - before, 0)
 
 
 def _merge_into_blocks(
@@ -615,21 +794,16 @@ def _merge_into_blocks(
     return new_users
 
 
-def _put_beside(
-    tables: Tables,
-    old: DataFrame,
-    files: DataFrame,
-    events: DataFrame,
-    packing: Packing,
-    touched: set[str],
-    where: str,
-) -> int | None:
-    """Pack a few new ratings beside large blocks; returns how many users are new, None where they go into the blocks.
+def _find_room(
+    tables: Tables, events: DataFrame, reflected: "Reflected", through_batch: int, touched: set[str]
+) -> list[Row] | None:
+    """Ratings and users of every bucket and layer when few new ratings come to large blocks, which leaves room beside.
 
-    Events that are summed do: which of them the blocks have already only their ids tell.
+    None where they go into the blocks. Events that are summed do: which of them the blocks have only their ids tell.
     """
-    is_never = packing.keeps_events or packing.after_batch == 0 or tables.recent_share == 0
-    if is_never or _is_small(tables, packing):
+    if reflected.batch == 0 or tables.recent_share == 0 or keeps_events(tables.ratings):
+        return None
+    if _is_small(tables, through_batch):
         return None
     sums = (sf.sum(name).alias(name) for name in (c.N_RATINGS, c.N_USERS))
     layers = tables.user_blocks.read().groupBy(c.BUCKET, c.LAYER).agg(*sums).collect()
@@ -640,6 +814,19 @@ def _put_beside(
     n_beside = sum(row[c.N_RATINGS] for row in layers if row[c.LAYER] != WHOLE)
     if n_beside + events.count() > min(tables.recent_share * n_whole, MOST_RECENT):
         return None
+    return layers
+
+
+def _put_beside(
+    tables: Tables,
+    old: DataFrame,
+    files: DataFrame,
+    layers: list[Row],
+    packing: Packing,
+    touched: set[str],
+    where: str,
+) -> int | None:
+    """Pack new ratings beside the blocks, whose ``layers`` have room; how many users are new, None if it cannot be."""
     gathered, after = gather_recent(old, files, packing).persist(), Observation()
     try:
         if has_conflicts(old, gathered):
@@ -654,11 +841,33 @@ def _put_beside(
     return new_users
 
 
-def _is_small(tables: Tables, packing: Packing) -> bool:
+def _is_small(tables: Tables, through_batch: int) -> bool:
     """Whether the ledger says, without a Spark job, that blocks are too small for ratings beside them."""
     if tables.ledger.version() == 0:  # nobody wrote it
         return False
-    return 0 < read_ledger(tables).count_accepted(through=packing.through_batch) < tables.recent_from
+    return 0 < read_ledger(tables).count_accepted(through=through_batch) < tables.recent_from
+
+
+def repack(tables: Tables, buckets: Sequence[int]) -> None:
+    """Pack the blocks of some buckets anew from the ratings, all of which the blocks must reflect."""
+    where = f"{c.BUCKET} IN ({', '.join(map(str, sorted(buckets)))})"
+    through = find_reflected(tables).batch
+    _pack_buckets(tables, where, through_batch=through, version=tables.ratings.version())
+
+
+def _pack_buckets(tables: Tables, where: str, *, through_batch: int, version: int) -> None:
+    packing = Packing(
+        read_items(tables.items, tables.items.version()).ids,
+        after_batch=0,
+        through_batch=through_batch,
+        ratings_version=version,
+        users_per_block=tables.users_per_block,
+        keeps_events=keeps_events(tables.ratings),
+    )
+    packed = update_blocks(None, tables.ratings.read_files(tables.ratings.read_version(version).where(where)), packing)
+    # Of other buckets; where there are none any more, reading costs a join more, once.
+    beside = int(_has_recent(tables, tables.user_blocks.version()))
+    tables.user_blocks.replace(packed, where, note={**_note(packing), _BESIDE: beside})
 
 
 def _count_users() -> Column:

@@ -12,7 +12,12 @@ _ON_PURPOSE = "killed by driver"  # an idle executor that dynamic allocation gav
 
 @dataclass(frozen=True)
 class Losses:
-    """Counts since the application began."""
+    """Counts since the application began.
+
+    Attributes:
+        executors: that died.
+        tasks: attempts that failed on an executor that lived on; Spark does not count those that died with theirs.
+    """
 
     executors: int
     tasks: int

@@ -33,12 +33,13 @@ from recsys.alerts.params import AlertsParams
 from recsys.config import Settings
 from recsys.errors import RecsysError
 from recsys.events import log_event
+from recsys.failures import describe_failure
 from recsys.ingestion import ClosedBatch, read_ledger
 from recsys.landed_files import LandedFiles
 from recsys.params import without_password
 from recsys.ratings.contract import RatingsContract, load_contract
 from recsys.ratings.landing import list_arrivals
-from recsys.ratings.ledger import QUARANTINED
+from recsys.ratings.ledger import QUARANTINED, REPLAYED
 from recsys.session import ROOT
 from recsys.store.files import Files
 from recsys.store.tables import Tables
@@ -178,8 +179,7 @@ def observe_stray_error(job: str, read: Callable[[], Settings], err: Exception) 
         except RecsysError:  # it may well be this one
             settings = Settings()
         code = err.exit_code if isinstance(err, RecsysError) else 1
-        lines = without_password(str(err)).strip().splitlines() or [""]
-        run = RunEnd(job, uuid.uuid4().hex, type(err).__name__, code, lines[0])
+        run = RunEnd(job, uuid.uuid4().hex, type(err).__name__, code, describe_failure(err))
         spark = SparkSession.getActiveSession()
         files = None if spark is None else Files(spark)
         _tell(settings, judge_run(run), run, files, settings.warehouse.root)
@@ -243,7 +243,8 @@ def _judge_sources(context: Context, run: RunEnd) -> Judgement:
 
 
 def _age_of_newest_batch(tables: Tables) -> float | None:
-    newest = tables.ledger.read().agg(sf.unix_micros(sf.max(c.CLAIMED_AT))).collect()[0][0]
+    landed = tables.ledger.read().where(sf.col(c.STATE) != REPLAYED)  # a replay brings nothing new
+    newest = landed.agg(sf.unix_micros(sf.max(c.CLAIMED_AT))).collect()[0][0]
     return None if newest is None else max(0.0, time.time() - newest / 1e6)
 
 

@@ -125,6 +125,11 @@ GENERATIONS: Final = _table(
     f"{c.PUBLISHED_AT} TIMESTAMP NOT NULL, {c.STATE} STRING NOT NULL, {c.REASON} STRING NOT NULL"
 )
 
+# Users who were forgotten, of whom no id is kept: `recsys.suppression`. Made by the first forget_user.
+SUPPRESSED_USERS: Final = _table(
+    f"{c.USER_HASH} STRING NOT NULL, {c.SUPPRESSED_AT} TIMESTAMP NOT NULL, {c.LISTED_IN} ARRAY<LONG> NOT NULL"
+)
+
 JOB_RUNS: Final = _table(
     f"{c.RUN_ID} STRING NOT NULL, {c.JOB} STRING NOT NULL, {c.PARAMETERS} STRING NOT NULL, "
     f"{c.VERSIONS_IN} MAP<STRING, LONG> NOT NULL, {c.VERSIONS_OUT} MAP<STRING, LONG> NOT NULL, "

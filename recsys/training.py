@@ -318,6 +318,7 @@ def _split(
         until_us=until,
         as_of_us=cutoff if as_of is None else as_of,
         half_life_days=settings.als.rating_half_life_days,
+        max_per_user=settings.als.max_ratings_per_user,
     )
 
 

@@ -12,6 +12,7 @@ from recsys.alerts.params import AlertsParams
 
 INGEST: Final = "ingest_ratings"
 TRAIN: Final = "train_model"
+PROMOTE: Final = "promote_model"
 
 _EXAMPLES: Final = 5  # names in a message
 _SCHEMA_RULES: Final = ("missing_column", "wrong_type", "unknown_column", "ambiguous_column")
@@ -153,7 +154,7 @@ def judge_run(run: RunEnd) -> Judgement:
         return Judgement()
     if run.exit_code == 0:
         checked = {failed, conservation}
-        if run.job == TRAIN and run.details.get("promoted"):
+        if run.job == PROMOTE or (run.job == TRAIN and run.details.get("promoted")):
             checked.add((Kind.GATE_REFUSED, run.job))
         return Judgement(checked=frozenset(checked))
     if run.outcome == "GateRefusedError":

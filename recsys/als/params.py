@@ -30,6 +30,7 @@ class AlsParams(Section):
     # item_solver cg: residual left of a half, as a share; None: 0.01 if explicit, 0.3 if implicit
     item_tolerance: float | None = Field(default=None, gt=0, lt=1)
     rating_half_life_days: float | None = Field(default=30.0, gt=0)  # age weight of a rating; null: none
+    max_ratings_per_user: int = Field(default=20_000, ge=0)  # the newest, that a fit sees of one user; 0: all
     seed: int = Field(default=42, ge=0)
 
     @model_validator(mode="after")

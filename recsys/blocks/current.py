@@ -24,16 +24,22 @@ def current_ratings(ratings: DataFrame, *, keeps_events: bool = False) -> DataFr
     Returns:
         The same columns, one row a pair with a value.
     """
+    events = keep_newest(ratings, keeps_events=keeps_events).where(sf.col(c.VALUE).isNotNull())
     if not keeps_events:
-        return _keep_newest(ratings, c.USER_ID, c.ITEM_ID)
-    events = _keep_newest(ratings, c.USER_ID, c.ITEM_ID, c.EVENT_ID)
+        return events
     total = sf.sum(c.VALUE).alias(c.VALUE)
     summed = events.groupBy(c.USER_ID, c.ITEM_ID).agg(_find_newest(), total)
     return summed.select(*(c.VALUE if name == c.VALUE else f"{_NEWEST}.{name}" for name in ratings.columns))
 
 
-def _keep_newest(ratings: DataFrame, *key: str) -> DataFrame:
-    return ratings.groupBy(*key).agg(_find_newest()).select(f"{_NEWEST}.*").where(sf.col(c.VALUE).isNotNull())
+def event_key(*, keeps_events: bool) -> tuple[str, ...]:
+    """The columns of which one event counts: of a pair, or of an event id where events are summed."""
+    return (c.USER_ID, c.ITEM_ID, c.EVENT_ID) if keeps_events else (c.USER_ID, c.ITEM_ID)
+
+
+def keep_newest(ratings: DataFrame, *, keeps_events: bool) -> DataFrame:
+    """Keep the newest event of each key, withdrawals among them: what all the others cannot change any more."""
+    return ratings.groupBy(*event_key(keeps_events=keeps_events)).agg(_find_newest()).select(f"{_NEWEST}.*")
 
 
 def _find_newest() -> Column:

@@ -222,13 +222,30 @@ class _Match:
 
 
 def _match(whole: Ratings, recent: Ratings) -> _Match:
-    places = pc.index_in(recent.user_ids, value_set=whole.user_ids).to_numpy()
-    users = np.repeat(places, np.diff(recent.offsets)).astype(np.int64)
-    rated = np.repeat(np.arange(len(whole.offsets) - 1), np.diff(whole.offsets))
-    pairs, wanted = (rated << 32) | whole.items, (users << 32) | recent.items
-    found = np.searchsorted(pairs, wanted)
-    is_there = np.append(pairs, -1)[found] == wanted
-    return _Match(users, found, is_there)
+    users = pc.index_in(recent.user_ids, value_set=whole.user_ids).to_numpy()
+    users = np.repeat(users, np.diff(recent.offsets)).astype(np.int64)
+    ends = whole.offsets[users + 1]
+    places = _find_places(whole.items, whole.offsets[users], ends, recent.items)
+    is_there = places < ends
+    is_there[is_there] = whole.items[places[is_there]] == recent.items[is_there]
+    return _Match(users, places, is_there)
+
+
+def _find_places(
+    items: NDArray[Any], starts: NDArray[np.int64], ends: NDArray[np.int64], wanted: NDArray[Any]
+) -> NDArray[np.int64]:
+    """The first place in ``items[start:end]``, ascending, that is not below the wanted one; R searches at once.
+
+    One `np.searchsorted` would want a key of 8 bytes for each of a block's ratings, of which recent ones are 1 %.
+    """
+    low, high = starts.copy(), ends.copy()
+    while (is_open := low < high).any():
+        middle = (low + high) // 2
+        is_below = np.zeros_like(is_open)
+        is_below[is_open] = items[middle[is_open]] < wanted[is_open]
+        low = np.where(is_below, middle + 1, low)
+        high = np.where(is_open & ~is_below, middle, high)
+    return low
 
 
 def _lay_over(whole: Ratings, recent: Ratings) -> Ratings:

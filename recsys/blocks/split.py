@@ -30,6 +30,7 @@ def split_blocks(
     until_us: int | None = None,
     as_of_us: int | None = None,
     half_life_days: float | None = None,
+    max_per_user: int = 0,
 ) -> DataFrame:
     """Cut every block into ratings before the cut-off and held-out ratings from it on; withdrawn ones are left out.
 
@@ -45,13 +46,22 @@ def split_blocks(
         as_of_us: the moment ages are counted from; needed with a half-life.
         half_life_days: weight of a rating is ``0.5 ** (age / half_life)``; None: no weights. Of summed events each
             counts with its own age: the weight is that of their mean, so that weight times value is the decayed sum.
+        max_per_user: of a user with more observed ratings only so many are left, the newest; of one time those of the
+            items with the highest positions. 0: all are.
 
     Returns:
         Rows of ``recsys.schemas.SPLIT_BLOCKS``; blocks without users left are dropped.
     """
     if half_life_days is not None and as_of_us is None:
         raise ValueError("half_life_days needs as_of_us: the moment from which ages are counted.")
-    cut = partial(split_row, cutoff=cutoff_us, until=until_us, as_of=as_of_us, half_life_days=half_life_days)
+    cut = partial(
+        split_row,
+        cutoff=cutoff_us,
+        until=until_us,
+        as_of=as_of_us,
+        half_life_days=half_life_days,
+        max_per_user=max_per_user,
+    )
     schema = to_arrow_schema(SPLIT_BLOCKS)
 
     def split_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -146,7 +156,13 @@ def age_weights(times: NDArray[np.int64], as_of_us: int, half_life_days: float) 
 
 
 def split_row(
-    row: dict[str, Any], *, cutoff: int | None, until: int | None, as_of: int | None, half_life_days: float | None
+    row: dict[str, Any],
+    *,
+    cutoff: int | None,
+    until: int | None,
+    as_of: int | None,
+    half_life_days: float | None,
+    max_per_user: int = 0,
 ) -> dict[str, Any] | None:
     """The split row of one row of ``user_blocks``; None when no user is left. Arguments as in ``split_blocks``."""
     ratings = read_ratings(row)
@@ -163,10 +179,15 @@ def split_row(
     is_first = _find_firsts(items, offsets)
     if not is_first.all():
         events = known[values] if len(known) else values
+        counted = np.where(observed, times, np.iinfo(np.int64).min)
+        times = np.maximum.reduceat(counted, np.flatnonzero(is_first))  # of the newest observed event of each pair
         items, offsets = items[is_first], make_offsets(is_first.astype(np.int64))[offsets]
         values, observed, held, ages = _sum_events(np.cumsum(is_first) - 1, events, observed, held, ages)
         known = np.empty(0, np.float32)
     n_observed, n_held = _counts(observed, offsets), _counts(held, offsets)
+    if 0 < max_per_user < n_observed.max(initial=0):
+        observed = _keep_newest(observed, offsets, times, max_per_user)
+        n_observed = np.minimum(n_observed, max_per_user)
     stays = (n_observed + n_held) > 0
     if not stays.any():
         return None
@@ -188,6 +209,17 @@ def split_row(
         c.HELD_ITEMS: pack_items(items[held]).tobytes(),
         c.HELD_VALUES: held_values.tobytes(),
     }
+
+
+def _keep_newest(
+    observed: NDArray[np.bool_], offsets: NDArray[np.int64], times: NDArray[np.int64], at_most: int
+) -> NDArray[np.bool_]:
+    """What is observed when a user has so many ratings at most."""
+    kept = observed.copy()
+    for u in np.flatnonzero(_counts(observed, offsets) > at_most):
+        own = offsets[u] + np.flatnonzero(observed[offsets[u] : offsets[u + 1]])
+        kept[own[np.argsort(times[own], kind="stable")[:-at_most]]] = False
+    return kept
 
 
 def _find_firsts(items: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -33,3 +33,4 @@ class GateParams(Section):
     min_users: int = Field(default=500, ge=1)  # judged users below which no verdict is given
     max_loss: float = Field(default=0.03, ge=0)  # relative NDCG loss against the champion that is let pass
     beat_popularity: bool = True  # refuse a candidate significantly below recent popularity
+    require_lineage: bool = False  # refuse a candidate whose tables can no longer be read as it was fitted on them

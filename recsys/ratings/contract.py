@@ -8,27 +8,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
-from pyspark.sql.types import (
-    BooleanType,
-    DataType,
-    IntegralType,
-    NumericType,
-    StringType,
-    StructField,
-    StructType,
-    TimestampNTZType,
-    TimestampType,
-)
 
 from recsys import columns as c
 from recsys.errors import ConfigError
 from recsys.params import Section
 from recsys.ratings.odcs import ContractFile, LogicalType, Names, Property, SlaProperty, custom_values
-from recsys.schemas import RATINGS
+
+if TYPE_CHECKING:
+    from pyspark.sql.types import DataType, StructType
 
 Kind = Literal["ratings", "events"]
 Reader = Literal["csv", "fields", "json", "parquet"]
@@ -53,11 +44,13 @@ _OPTIONAL: Final[Mapping[Kind, tuple[str, ...]]] = {
     "ratings": (c.EVENT_ID, c.WITHDRAWN),
     "events": (c.WITHDRAWN,),
 }
-_PARQUET: Final[Mapping[LogicalType, tuple[type[DataType], ...]]] = {
-    "string": (StringType, IntegralType),
-    "number": (NumericType,),
-    "timestamp": (NumericType, TimestampType, TimestampNTZType),
-    "boolean": (BooleanType,),
+# Types in the ratings table; a test holds them to `recsys.schemas`, because a producer's process has no Spark.
+STORED: Final[Mapping[str, str]] = {
+    c.USER_ID: "string",
+    c.ITEM_ID: "string",
+    c.VALUE: "double",
+    c.EVENT_TIME: "timestamp",
+    c.EVENT_ID: "string",
 }
 _UNITS: Final = {"min": 60, "h": 3600, "d": 86_400}
 T = TypeVar("T")
@@ -141,8 +134,10 @@ class RatingsContract(Section):
         """Every name of every column, in a fixed order."""
         return tuple(dict.fromkeys(name for names in self.columns.values() for name in names))
 
-    def source_schema(self) -> StructType:
+    def source_schema(self) -> "StructType":
         """What is read of a source of text: every column as text, because the rules say what is wrong with it."""
+        from pyspark.sql.types import StringType, StructField, StructType
+
         return StructType([StructField(name, StringType()) for name in self.source_names])
 
     def earliest_us(self) -> int:
@@ -163,9 +158,17 @@ class RatingsContract(Section):
         return None
 
 
-def parquet_types(column: str) -> tuple[type[DataType], ...]:
+def parquet_types(column: str) -> "tuple[type[DataType], ...]":
     """The types that a column of ours may have in a Parquet file."""
-    return _PARQUET[LOGICAL_TYPES[column]]
+    from pyspark.sql import types as t
+
+    allowed: Mapping[LogicalType, tuple[type[DataType], ...]] = {
+        "string": (t.StringType, t.IntegralType),
+        "number": (t.NumericType,),
+        "timestamp": (t.NumericType, t.TimestampType, t.TimestampNTZType),
+        "boolean": (t.BooleanType,),
+    }
+    return allowed[LOGICAL_TYPES[column]]
 
 
 def load_contract(file: Path) -> RatingsContract:
@@ -299,7 +302,7 @@ def _check_properties(found: tuple[Property, ...], kind: Kind) -> dict[str, Prop
             raise ValueError(f"property '{name}' is not of {kind}. Known properties: {', '.join(allowed)}")
         if own.logical_type != LOGICAL_TYPES[name]:
             raise ValueError(f"property '{name}' has logicalType {own.logical_type}, it must be {LOGICAL_TYPES[name]}")
-        stored = RATINGS[name].dataType.simpleString() if name in RATINGS.names else None
+        stored = STORED.get(name)
         if own.physical_type is not None and stored is not None and own.physical_type.lower() != stored:
             raise ValueError(f"property '{name}' has physicalType {own.physical_type}, the ratings table has {stored}")
         if own.custom_properties and name not in (c.EVENT_TIME, c.EVENT_TYPE):

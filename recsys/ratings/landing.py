@@ -4,16 +4,20 @@ Everything here looks at names, sizes and first lines; the rows are Spark's (`re
 """
 
 import csv
+import gzip
+import io
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
-
-from pyspark.sql.types import StructType
+from typing import TYPE_CHECKING, Protocol
 
 from recsys.ratings.contract import FileFormat, RatingsContract, Reader, parquet_types
 from recsys.ratings.params import LandingParams
+
+if TYPE_CHECKING:
+    from pyspark.sql.types import StructType
 
 _HEAD_BYTES = 64 * 1024
 _UNREADABLE = 0.1  # share of control and undecodable characters in the head above which a file is not text
@@ -33,16 +37,21 @@ class FileStatus(Protocol):
     def modified_ms(self) -> int: ...  # noqa: D102
 
 
-class FileSystem(Protocol):
-    """The part of `recsys.landed_files.LandedFiles` that landing needs."""
+class FileContents(Protocol):
+    """What a look into one file needs, of `recsys.landed_files.LandedFiles` or of a producer's own disk."""
 
-    def list_files(self, folder: str, *, recursive: bool = False) -> Iterator[FileStatus]: ...  # noqa: D102
     def head(self, path: str, n_bytes: int, *, unpack: bool = False) -> bytes: ...  # noqa: D102
     def sha256(self, path: str) -> str: ...  # noqa: D102
     def unpacked_size(self, path: str, at_most: int) -> int: ...  # noqa: D102
     def has_longer_line(self, path: str, limit: int, *, unpack: bool = False) -> bool: ...  # noqa: D102
-    def parquet_schema(self, path: str) -> StructType: ...  # noqa: D102
+    def parquet_schema(self, path: str) -> "StructType": ...  # noqa: D102
     def parquet_size(self, path: str) -> int: ...  # noqa: D102
+
+
+class FileSystem(FileContents, Protocol):
+    """The part of `recsys.landed_files.LandedFiles` that landing needs."""
+
+    def list_files(self, folder: str, *, recursive: bool = False) -> Iterator[FileStatus]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -106,15 +115,24 @@ def list_arrivals(files: FileSystem, folder: str, params: LandingParams, *, now_
     Names that start with ``_`` or ``.`` or end with ``.tmp`` or ``._COPYING_``, and whatever is younger than
     ``settle_seconds``, are still being written.
     """
-    latest = now_ms - params.settle_seconds * 1000
+    return [own for own in list_all(files, folder) if not is_being_written(own, params, now_ms=now_ms)]
+
+
+def list_all(files: FileSystem, folder: str) -> list[Arrival]:
+    """All files below the landing folder, complete or not, by name."""
     prefix = f"{folder.rstrip('/')}/"
-    found = []
-    for status in files.list_files(folder, recursive=True):
-        source = status.path.removeprefix(prefix)
-        is_hidden = any(part.startswith(("_", ".")) for part in source.split("/"))
-        if not is_hidden and not source.endswith((".tmp", "._COPYING_")) and status.modified_ms <= latest:
-            found.append(Arrival(source, status.path, status.size, status.modified_ms))
+    found = (
+        Arrival(status.path.removeprefix(prefix), status.path, status.size, status.modified_ms)
+        for status in files.list_files(folder, recursive=True)
+    )
     return sorted(found, key=lambda arrival: arrival.source)
+
+
+def is_being_written(arrival: Arrival, params: LandingParams, *, now_ms: int) -> bool:
+    """Whether a file's name or time says that it is not complete: see `list_arrivals`."""
+    is_hidden = any(part.startswith(("_", ".")) for part in arrival.source.split("/"))
+    is_young = arrival.modified_ms > now_ms - params.settle_seconds * 1000
+    return is_hidden or is_young or arrival.source.endswith((".tmp", "._COPYING_"))
 
 
 def cut_batches(arrivals: Sequence[Arrival], params: LandingParams) -> Iterator[list[Arrival]]:
@@ -139,7 +157,7 @@ def inspect_all(
         return list(pool.map(lambda arrival: inspect(files, arrival, contract, params), arrivals))
 
 
-def inspect(files: FileSystem, arrival: Arrival, contract: RatingsContract, params: LandingParams) -> LandedFile:
+def inspect(files: FileContents, arrival: Arrival, contract: RatingsContract, params: LandingParams) -> LandedFile:
     """Find out how a file is to be read, or what is wrong with it.
 
     The checksum is taken even of a file that is wrong, so that the same content is known again.
@@ -161,7 +179,7 @@ def inspect(files: FileSystem, arrival: Arrival, contract: RatingsContract, para
 
 
 def _look_into(
-    files: FileSystem, arrival: Arrival, file_format: FileFormat, contract: RatingsContract, params: LandingParams
+    files: FileContents, arrival: Arrival, file_format: FileFormat, contract: RatingsContract, params: LandingParams
 ) -> Fault | tuple[Layout, Fault | None]:
     is_packed = arrival.source.lower().endswith(".gz")
     if arrival.size == 0:
@@ -179,7 +197,7 @@ def _look_into(
         if size > params.max_file_bytes:
             return Fault("too_large", f"more than {params.max_file_bytes} bytes when unpacked")
         limit = params.max_line_bytes
-        if not _is_binary(head) and size > limit and files.has_longer_line(arrival.path, limit, unpack=is_packed):
+        if not is_binary(head) and size > limit and files.has_longer_line(arrival.path, limit, unpack=is_packed):
             return Fault("long_line", f"a line has more than {limit} bytes")
     except FileNotFoundError:
         raise
@@ -187,7 +205,7 @@ def _look_into(
         return Fault("unreadable", f"cannot be read as {file_format.reader}: {_short(err)}")
     if not head:
         return Fault("empty_file", "the file has no bytes when unpacked")
-    if _is_binary(head):
+    if is_binary(head):
         return Fault("not_text", f"the content is binary; it begins with bytes {head[:8].hex(' ')}")
     if file_format.reader == "csv":
         text = head.decode("utf-8-sig", errors="replace")
@@ -197,7 +215,45 @@ def _look_into(
     return Layout("json"), None
 
 
-def _is_binary(head: bytes) -> bool:
+def find_layout(
+    source: str, contract: RatingsContract, header: str | None = None
+) -> tuple[Layout, Fault | None] | None:
+    """How the rows that quarantine has of a file are read, without the file.
+
+    Args:
+        source: the file's name.
+        contract: the formats, and the names of our columns.
+        header: of csv files.
+
+    Returns:
+        None where nobody can tell: the contract does not know the ending, or the header of a csv file is not given.
+    """
+    known = contract.format_of(source)
+    if known is None:
+        return None
+    file_format = known[1]
+    if file_format.reader == "csv":
+        return None if header is None else _layout_of_header(header, contract)
+    if file_format.reader == "fields":
+        return _layout_of_fields(file_format.fields or (), file_format.delimiter or "", contract)
+    return Layout("json"), None  # a row of Parquet is kept as JSON
+
+
+def gunzip(content: bytes, at_most: int) -> bytes:
+    """What a gzip file holds, or one byte more than ``at_most`` of it.
+
+    Raises:
+        OSError: it cannot be unpacked so far: it is torn or damaged.
+    """
+    try:
+        with gzip.open(io.BytesIO(content)) as packed:
+            return packed.read(at_most + 1)
+    except (EOFError, zlib.error) as err:
+        raise OSError(str(err)) from err
+
+
+def is_binary(head: bytes) -> bool:
+    """Whether bytes from the beginning of a file are no text."""
     text = head.decode("utf-8-sig", errors="replace")
     strange = sum(1 for char in text if char == "\ufffd" or (char < " " and char not in "\t\r\n\f"))
     return strange > _UNREADABLE * len(text)
@@ -220,7 +276,7 @@ def _layout_of_fields(names: Sequence[str], delimiter: str, contract: RatingsCon
     return layout, _missing(own, names, contract, by_line=True)
 
 
-def _layout_of_columns(schema: StructType, contract: RatingsContract) -> Fault | tuple[Layout, Fault | None]:
+def _layout_of_columns(schema: "StructType", contract: RatingsContract) -> Fault | tuple[Layout, Fault | None]:
     own = _find_columns(schema.names, contract)
     if fault := _missing(own, schema.names, contract, by_line=False):
         return fault

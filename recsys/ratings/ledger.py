@@ -17,6 +17,8 @@ ACCEPTED = "accepted"  # read; some rows may be duplicates or in quarantine
 QUARANTINED = "quarantined"  # wrong as a whole
 DUPLICATE = "duplicate"  # a copy of a file that was read
 SKIPPED = "skipped"  # offsets that were never read: before the first one, or given up
+ERASED = "erased"  # a file that was read, as it is without the rows of users who were forgotten
+REPLAYED = "replayed"  # how a replay changed the counts of a source: what left quarantine is a negative number
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,36 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """What a replay wrote beside the tables before its claim, so that whoever finishes it checks nothing again.
+
+    Attributes:
+        folder: name, beside the claim, with the rows for ratings and what quarantine is to have of the batches; deleted
+            after the claim.
+        batches: whose rows in quarantine are replaced, all in one commit; none in a replay that repair_tables has
+            opened again, whose quarantine is done.
+        rows_before: that quarantine had of them.
+    """
+
+    folder: str
+    batches: tuple[int, ...]
+    rows_before: int
+
+
+@dataclass(frozen=True)
 class Claim:
-    """A batch under way: its number, the clock of its time rules, its entries."""
+    """A batch under way: its number, the clock of its time rules, its entries; with ``replay``, a replay."""
 
     batch: int
     claimed_us: int
     entries: tuple[Entry, ...]
+    replay: Replay | None = None
 
     @property
     def ranges(self) -> list[OffsetRange]:
-        """The ranges of offsets; none in a batch of files."""
+        """The ranges of offsets that are read; none in a batch of files, and none in a replay."""
+        if self.replay is not None:
+            return []
         return [OffsetRange.from_source(own.source, own.checksum) for own in self.entries if own.format == KAFKA]
 
     @property
@@ -82,7 +104,9 @@ class Claim:
         """The claim of a file's text."""
         found = json.loads(text)
         entries = (Entry(**(entry | {"counts": Counts(**entry["counts"])})) for entry in found["entries"])
-        return Claim(found["batch"], found["claimed_us"], tuple(entries))
+        own = found.get("replay")  # claims of earlier versions have none
+        replay = None if own is None else Replay(own["folder"], tuple(own["batches"]), own["rows_before"])
+        return Claim(found["batch"], found["claimed_us"], tuple(entries), replay)
 
 
 class Seen:
@@ -92,6 +116,8 @@ class Seen:
         self._arrivals: set[tuple[str, int, int]] = set()
         self._contents: set[tuple[str, str]] = set()
         self._sources: set[str] = set()
+        self._rows: dict[tuple[str, str], int] = {}  # of a file and content, over all of its entries
+        self._taken: set[tuple[str, str]] = set()  # of which something was accepted
         self._landed: dict[str, int] = {}
         self._closed: set[int] = set()
         self._accepted: dict[int, int] = {}
@@ -104,10 +130,10 @@ class Seen:
     def add(self, entries: Iterable[Entry]) -> None:
         """Take the entries of a closed batch in."""
         for entry in entries:
-            if entry.format == KAFKA:
-                self._add_range(entry.batch, OffsetRange.from_source(entry.source, entry.checksum))
-            else:
+            if entry.format != KAFKA:
                 self._add_file(entry)
+            elif entry.state != REPLAYED:  # which read nothing, and may be of a topic that is gone
+                self._add_range(entry.batch, OffsetRange.from_source(entry.source, entry.checksum))
             self._closed.add(entry.batch)
             self._accepted[entry.batch] = self._accepted.get(entry.batch, 0) + entry.counts.accepted
             self.last_batch = max(self.last_batch, entry.batch)
@@ -116,11 +142,15 @@ class Seen:
 
     def _add_file(self, entry: Entry) -> None:
         self._sources.add(entry.source)
-        self._contents.add((entry.source, entry.checksum))
+        content = (entry.source, entry.checksum)
+        self._contents.add(content)
+        self._rows[content] = self._rows.get(content, 0) + entry.counts.landed
         if entry.checksum:  # a file that could not be read is tried again
             self._arrivals.add((entry.source, entry.size, entry.modified_ms))
         if entry.counts.accepted + entry.counts.duplicate > 0:
-            self._landed[entry.checksum] = entry.counts.landed
+            self._taken.add(content)
+        if content in self._taken:  # entries come in no order
+            self._landed[entry.checksum] = self._rows[entry.source, entry.checksum]
 
     def _add_range(self, batch: int, own: OffsetRange) -> None:
         self._topics[own.topic] = max(self._topics.get(own.topic, (0, "")), (batch, own.topic_id))

@@ -23,7 +23,8 @@ CANDIDATES = f"{c.SOURCE} STRING, {c.OFFSET} LONG, {c.RAW} STRING, {FAULT} {_FAU
 
 def read_source(path: Column, folder: str) -> Column:
     """Name below the landing folder, from the percent-encoded path that Spark gives with each row."""
-    decoded = sf.url_decode(sf.replace(path, sf.lit("+"), sf.lit("%2B")))
+    # Few names are encoded at all, and this is done for every row.
+    decoded = sf.when(path.contains("%"), sf.url_decode(sf.replace(path, sf.lit("+"), sf.lit("%2B")))).otherwise(path)
     below = f"{re.sub(r'^[a-z0-9+.-]+:(//[^/]*)?', '', folder.rstrip('/'))}/"
     return sf.substring(decoded, sf.locate(below, decoded) + len(below), sf.lit(2**31 - 1))
 
@@ -62,7 +63,9 @@ def parse_columns(rows: DataFrame, layout: Layout) -> DataFrame:
         rows: ``source`` and the file's columns that ``layout`` names.
         layout: our columns with their names and types in the file.
     """
-    raw = sf.to_json(sf.struct(*(sf.col(f"`{name}`") for _, name, _ in layout.names)))
+    # To the microsecond, so that a replay reads the same time.
+    options = {"timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"}
+    raw = sf.to_json(sf.struct(*(sf.col(f"`{name}`") for _, name, _ in layout.names)), options)
     texts = {column: _to_text(sf.col(f"`{name}`"), kind) for column, name, kind in layout.names}
     return _of_file(rows.select(c.SOURCE, raw.alias(c.RAW), _no_fault().alias(FAULT), *_texts(texts)))
 

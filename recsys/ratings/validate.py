@@ -1,62 +1,137 @@
 """The rules a rating must keep, as column expressions: one scan finds every reason why a row is refused."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Final
 
+import numpy as np
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as sf
 
 from recsys import columns as c
 from recsys.ratings.contract import IDS, RatingsContract
 from recsys.ratings.parse import FAULT
-from recsys.ratings.rules import Rule, make_rules
+from recsys.ratings.rules import (
+    BAD_EVENT_TIME,
+    BAD_WITHDRAWN,
+    DAY,
+    EVENT_TIME_IN_FUTURE,
+    FURTHEST,
+    MISSING_EVENT_TIME,
+    MISSING_EVENT_TYPE,
+    MISSING_VALUE,
+    NOT_FINITE,
+    NUMBER,
+    SHOWN,
+    VALUE_NOT_A_NUMBER,
+    VALUE_NOT_FINITE,
+    Finding,
+    Rule,
+    event_time_too_early,
+    make_rules,
+    unknown_event_type,
+)
+from recsys.suppression import RULE, SAYS, Suppression
 
 IS_DUPLICATE = "is_duplicate"
 
-_NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
-_NOT_FINITE = r"(?i)^\s*[+-]?(nan|inf|infinity)\s*$"
-_DAY = r"^\s*\d{4}-\d{2}-\d{2}"  # Spark reads '10:30' as a time of today
-_FURTHEST = 1e12  # seconds; beyond it microseconds leave the range of a timestamp's arithmetic
-
 _PROBLEMS: Final = "problems"
+_KEY: Final = "key"
 _TYPED: Final = (c.USER_ID, c.ITEM_ID, c.VALUE, c.EVENT_TIME, c.EVENT_ID)
 _VALUE_TEXT: Final = "value_text"
 _TIME_TEXT: Final = "time_text"
 _SECONDS: Final = "seconds"
 _WITHDRAWN_TEXT: Final = "withdrawn_text"
+_TEXTS: Final = {  # what a reason shows of a column
+    c.VALUE: _VALUE_TEXT,
+    c.EVENT_TYPE: _VALUE_TEXT,
+    c.EVENT_TIME: _TIME_TEXT,
+    c.WITHDRAWN: _WITHDRAWN_TEXT,
+}
 
 
-def exchange_by_bucket(candidates: DataFrame, buckets: int) -> DataFrame:
-    """Bring the candidates of a bucket together, as duplicates are found and the ratings table is written.
+@dataclass(frozen=True)
+class _Check:
+    """A rule on the texts of a row.
 
-    This comes before the rules: else Spark would plan and compile them once for each format that is read.
+    Attributes:
+        is_broken: null where it cannot be told; that breaks nothing.
+        problem: the rule with its reason where it is broken, null elsewhere.
     """
+
+    is_broken: Column
+    problem: Column
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The rows of a batch after the check, which Spark keeps until they are released.
+
+    Attributes:
+        rows: as `check_rows` returns them, with ``is_duplicate``.
+    """
+
+    rows: DataFrame
+    _kept: tuple[DataFrame, ...]
+
+    def release(self) -> None:
+        """Give the memory back."""
+        for each in self._kept:
+            each.unpersist()
+
+
+def put_in_buckets(candidates: DataFrame, buckets: int) -> DataFrame:
+    """Add ``bucket``, the one that a row's user is in; a row without a user is in any."""
     bucket = sf.pmod(sf.xxhash64(sf.coalesce(c.USER_ID, c.RAW)), sf.lit(buckets))
-    return candidates.withColumn(c.BUCKET, bucket.cast("int")).repartition(c.BUCKET)
+    return candidates.withColumn(c.BUCKET, bucket.cast("int"))
 
 
-def check_rows(candidates: DataFrame, contract: RatingsContract, *, now_us: int) -> DataFrame:
+def check_rows(
+    candidates: DataFrame, contract: RatingsContract, *, now_us: int, suppressed: Suppression | None = None
+) -> DataFrame:
     """Apply every rule to every candidate row.
 
     Args:
-        candidates: as `exchange_by_bucket` returns them.
+        candidates: as `put_in_buckets` returns them.
         contract: ranges and limits.
         now_us: the clock, microseconds since 1970 UTC; the same in a repeated run.
+        suppressed: users who were forgotten: a row of theirs, or a bad one that names them, breaks one rule only, which
+            keeps nothing of it.
 
     Returns:
         ``source``, ``offset``, ``rules`` (all broken ones, none for a good row), ``reason``, ``raw`` (null for a good
-        row), the columns of a rating (null for a bad row) and ``bucket``.
+        row and one of a forgotten user), the columns of a rating (null for a bad row) and ``bucket``.
     """
     checked = _find_problems(type_columns(candidates, contract), contract, now_us)
-    is_good = sf.size(_PROBLEMS) == 0
+    if suppressed is not None:
+        checked = _suppress(checked, suppressed)
+    is_good = sf.col(_PROBLEMS).isNull()
     return checked.select(
         c.SOURCE,
         c.OFFSET,
-        sf.col(f"{_PROBLEMS}.rule").alias(c.RULES),
+        sf.coalesce(f"{_PROBLEMS}.rule", sf.array().cast("array<string>")).alias(c.RULES),
         sf.concat_ws("; ", f"{_PROBLEMS}.reason").alias(c.REASON),
         sf.when(~is_good, sf.col(c.RAW)).alias(c.RAW),
         *(sf.when(is_good, sf.col(name)).alias(name) for name in _TYPED),
         c.BUCKET,
     )
+
+
+def _suppress(checked: DataFrame, suppressed: Suppression) -> DataFrame:
+    is_bad = sf.col(_PROBLEMS).isNotNull()
+    is_theirs = suppressed.holds() | (is_bad & suppressed.is_named_in(c.RAW))
+    rule = sf.array(sf.struct(sf.lit(RULE).alias("rule"), sf.lit(SAYS).alias("reason")))
+    return checked.withColumns(
+        {_PROBLEMS: sf.when(is_theirs, rule).otherwise(sf.col(_PROBLEMS)), c.RAW: sf.when(~is_theirs, sf.col(c.RAW))}
+    )
+
+
+def is_suppressed() -> Column:
+    """Whether a row of `check_rows` is of a user who was forgotten."""
+    return sf.array_contains(c.RULES, RULE)
 
 
 def type_columns(candidates: DataFrame, contract: RatingsContract) -> DataFrame:
@@ -72,12 +147,12 @@ def type_columns(candidates: DataFrame, contract: RatingsContract) -> DataFrame:
         value_text = sf.col(c.EVENT_TYPE)
         value = _weigh(value_text, contract)
     else:
-        number = value_text.try_cast("double")
-        # Adding 0 makes 0 of -0. Java would read '0x1p3' and 'NaN', too.
-        value = sf.when(value_text.rlike(_NUMBER) & (sf.abs(number) < float("inf")), number + sf.lit(0.0))
-    seconds = sf.when(time_text.rlike(_NUMBER), time_text.try_cast("double"))
-    micros = sf.when(sf.abs(seconds) < _FURTHEST, sf.round(seconds * 1e6).cast("long")).when(
-        seconds.isNull() & time_text.rlike(_DAY), sf.unix_micros(time_text.try_cast("timestamp"))
+        number = _read_number(value_text)
+        # Adding 0 makes 0 of -0.
+        value = sf.when(sf.abs(number) < float("inf"), number + sf.lit(0.0))
+    seconds = _read_number(time_text)
+    micros = sf.when(sf.abs(seconds) < FURTHEST, sf.round(seconds * 1e6).cast("long")).when(
+        seconds.isNull() & time_text.rlike(DAY), sf.unix_micros(time_text.try_cast("timestamp"))
     )
     typed = candidates.select(
         c.SOURCE,
@@ -102,27 +177,72 @@ def type_columns(candidates: DataFrame, contract: RatingsContract) -> DataFrame:
     return typed.withColumn(c.EVENT_ID, sf.coalesce(c.EVENT_ID, own_id))
 
 
-def mark_duplicates(checked: DataFrame) -> DataFrame:
-    """Add ``is_duplicate``: the row repeats an event of the same batch.
+def _read_number(text: Column) -> Column:
+    """A double, null where the text is no number; infinite beyond its range.
+
+    Most are whole numbers as they would be written again, which costs a tenth of a pattern.
+    """
+    whole = text.try_cast("bigint")
+    # Java would read '0x1p3' and 'NaN', too.
+    other = sf.when(text.rlike(NUMBER), text.try_cast("double"))
+    return sf.when(whole.cast("string") == text, whole.cast("double")).otherwise(other)
+
+
+def keep_checked(checked: DataFrame) -> Checked:
+    """Bring the rows of a bucket together, keep them, and mark those that repeat an event of the batch (Spark jobs).
 
     Of the good rows with one user, item and event id the latest stays, then the highest value, then the one of the
-    file that comes first by name.
+    file that comes first by name. The exchange comes after the rules: a good row is half of what was read of it. Only
+    events whose hash comes twice are sorted and compared, few or none of a batch.
+
+    Args:
+        checked: as `check_rows` returns them.
     """
-    same_event = Window.partitionBy(c.BUCKET, c.USER_ID, c.ITEM_ID, c.EVENT_ID).orderBy(
-        sf.col(c.EVENT_TIME).desc(), sf.col(c.VALUE).desc_nulls_last(), c.SOURCE
-    )
-    is_repeated = sf.row_number().over(same_event) > 1
-    return checked.withColumn(IS_DUPLICATE, (sf.size(c.RULES) == 0) & is_repeated)
+    key = sf.xxhash64(c.USER_ID, c.ITEM_ID, c.EVENT_ID)
+    kept = checked.repartition(c.BUCKET).withColumn(_KEY, key).persist()
+    repeated = kept.where(_is_good()).select(_KEY).mapInArrow(_find_repeated, f"{_KEY} LONG").persist()
+    try:
+        if repeated.count() == 0:
+            rows = kept.withColumn(IS_DUPLICATE, sf.lit(False))
+        else:
+            # A hash may be that of several events.
+            same_event = Window.partitionBy(c.BUCKET, _KEY, c.USER_ID, c.ITEM_ID, c.EVENT_ID).orderBy(
+                sf.col(c.EVENT_TIME).desc(), sf.col(c.VALUE).desc_nulls_last(), c.SOURCE
+            )
+            suspects = kept.join(repeated, _KEY, "left_semi")
+            marked = suspects.withColumn(IS_DUPLICATE, _is_good() & (sf.row_number().over(same_event) > 1))
+            others = kept.join(repeated, _KEY, "left_anti").withColumn(IS_DUPLICATE, sf.lit(False))
+            rows = others.unionByName(marked)
+    except BaseException:
+        repeated.unpersist()
+        kept.unpersist()
+        raise
+    return Checked(rows.drop(_KEY), (kept, repeated))
+
+
+def _find_repeated(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The hashes that a partition, and so a user, has more than once.
+
+    Sorting bare numbers takes a third of the time of Spark's aggregation, exchange included, and some 30 bytes a row.
+    """
+    parts = [batch.column(0).to_numpy() for batch in batches]
+    if parts:
+        hashes, times = np.unique(np.concatenate(parts), return_counts=True)
+        yield pa.RecordBatch.from_arrays([pa.array(hashes[times > 1])], [_KEY])
 
 
 def is_accepted() -> Column:
-    """Whether a row of `mark_duplicates` goes to the ratings table."""
-    return (sf.size(c.RULES) == 0) & ~sf.col(IS_DUPLICATE)
+    """Whether a row of `keep_checked` goes to the ratings table."""
+    return _is_good() & ~sf.col(IS_DUPLICATE)
 
 
 def is_quarantined() -> Column:
     """Whether a row of `check_rows` goes to quarantine."""
     return sf.size(c.RULES) > 0
+
+
+def _is_good() -> Column:
+    return sf.size(c.RULES) == 0
 
 
 def _weigh(event_type: Column, contract: RatingsContract) -> Column:
@@ -131,7 +251,7 @@ def _weigh(event_type: Column, contract: RatingsContract) -> Column:
 
 
 def _find_problems(typed: DataFrame, contract: RatingsContract, now_us: int) -> DataFrame:
-    """Add ``problems``: every rule that a row breaks, with its reason."""
+    """Add ``problems``: every rule that a row breaks, with its reason; null where it breaks none."""
     rules = make_rules(contract)
     checks = [
         *(_check_rule(rule) for rule in rules if rule.column in IDS),
@@ -140,68 +260,48 @@ def _find_problems(typed: DataFrame, contract: RatingsContract, now_us: int) -> 
         *(_check_rule(rule) for rule in rules if rule.column not in IDS),
         _check_withdrawn(),
     ]
-    problems = sf.array_compact(sf.array(*checks))
-    return typed.withColumn(_PROBLEMS, sf.when(sf.col(FAULT).isNotNull(), sf.array(FAULT)).otherwise(problems))
+    is_bad = reduce(or_, (sf.coalesce(check.is_broken, sf.lit(False)) for check in checks))
+    broken = sf.array_compact(sf.array(*(check.problem for check in checks)))
+    # Reasons are put together for bad rows only; that is most of what a rule costs.
+    return typed.withColumn(_PROBLEMS, sf.when(sf.col(FAULT).isNotNull(), sf.array(FAULT)).when(is_bad, broken))
 
 
-def _check_rule(rule: Rule) -> Column:
-    holds = f"coalesce({rule.holds}, false)" if rule.null_breaks else rule.holds
-    texts = {c.VALUE: _VALUE_TEXT, c.EVENT_TIME: _TIME_TEXT}
-    says = _says(rule.column, texts[rule.column], rule.says) if rule.shows else sf.lit(f"{rule.column} {rule.says}")
-    return _check(sf.expr(f"NOT ({holds})"), rule.name, says)
+def _check_rule(rule: Rule) -> _Check:
+    holds = f"coalesce({rule.sql}, false)" if rule.null_breaks else rule.sql
+    return _check(sf.expr(f"NOT ({holds})"), rule)
 
 
-def _check_value() -> list[Column]:
+def _check_value() -> list[_Check]:
     """Only where there is no number are the texts looked at again."""
     text, is_missing = sf.col(_VALUE_TEXT), _is_blank(_VALUE_TEXT)
     is_unread = sf.col(c.VALUE).isNull() & ~sf.coalesce(c.WITHDRAWN, sf.lit(False))
-    is_infinite = text.rlike(_NOT_FINITE) | text.rlike(_NUMBER)
+    is_infinite = text.rlike(NOT_FINITE) | text.rlike(NUMBER)
     return [
-        _check(is_unread & is_missing, "missing_value", sf.lit("value is missing")),
-        _check(is_unread & is_infinite, "value_not_finite", _says(c.VALUE, _VALUE_TEXT, "is not finite")),
-        _check(
-            is_unread & ~is_missing & ~is_infinite,
-            "value_not_a_number",
-            _says(c.VALUE, _VALUE_TEXT, "is not a number"),
-        ),
+        _check(is_unread & is_missing, MISSING_VALUE),
+        _check(is_unread & is_infinite, VALUE_NOT_FINITE),
+        _check(is_unread & ~is_missing & ~is_infinite, VALUE_NOT_A_NUMBER),
     ]
 
 
-def _check_event_type(contract: RatingsContract) -> list[Column]:
-    is_missing, known = _is_blank(_VALUE_TEXT), ", ".join(contract.weights)
+def _check_event_type(contract: RatingsContract) -> list[_Check]:
+    is_missing = _is_blank(_VALUE_TEXT)
     is_unread = sf.col(c.VALUE).isNull() & ~sf.coalesce(c.WITHDRAWN, sf.lit(False))
     return [
-        _check(is_unread & is_missing, "missing_event_type", sf.lit("event_type is missing")),
-        _check(
-            is_unread & ~is_missing,
-            "unknown_event_type",
-            _says(c.EVENT_TYPE, _VALUE_TEXT, f"is not of {known}"),
-        ),
+        _check(is_unread & is_missing, MISSING_EVENT_TYPE),
+        _check(is_unread & ~is_missing, unknown_event_type(contract)),
     ]
 
 
-def _check_time(contract: RatingsContract, now_us: int) -> list[Column]:
+def _check_time(contract: RatingsContract, now_us: int) -> list[_Check]:
     """That it is too early is a rule on the typed column, but for what no timestamp can hold."""
     time, seconds, is_missing = sf.col(c.EVENT_TIME), sf.col(_SECONDS), _is_blank(_TIME_TEXT)
     is_too_far = seconds.isNotNull() & time.isNull()
     latest = sf.timestamp_micros(sf.lit(contract.latest_us(now_us)))
     return [
-        _check(is_missing, "missing_event_time", sf.lit("event_time is missing")),
-        _check(
-            time.isNull() & ~is_missing & ~is_too_far,
-            "bad_event_time",
-            _says(c.EVENT_TIME, _TIME_TEXT, "is not a time"),
-        ),
-        _check(
-            is_too_far & (seconds < 0),
-            "event_time_too_early",
-            _says(c.EVENT_TIME, _TIME_TEXT, f"is before {contract.earliest:%Y-%m-%d}"),
-        ),
-        _check(
-            (time > latest) | (is_too_far & (seconds > 0)),
-            "event_time_in_future",
-            _says(c.EVENT_TIME, _TIME_TEXT, "is in the future (milliseconds instead of seconds?)"),
-        ),
+        _check(is_missing, MISSING_EVENT_TIME),
+        _check(time.isNull() & ~is_missing & ~is_too_far, BAD_EVENT_TIME),
+        _check(is_too_far & (seconds < 0), event_time_too_early(contract)),
+        _check((time > latest) | (is_too_far & (seconds > 0)), EVENT_TIME_IN_FUTURE),
     ]
 
 
@@ -209,15 +309,15 @@ def _is_blank(name: str) -> Column:
     return sf.coalesce(sf.trim(name) == "", sf.lit(True))
 
 
-def _check_withdrawn() -> Column:
-    is_wrong = ~_is_blank(_WITHDRAWN_TEXT) & sf.col(c.WITHDRAWN).isNull()
-    return _check(is_wrong, "bad_withdrawn", _says(c.WITHDRAWN, _WITHDRAWN_TEXT, "is not true or false"))
+def _check_withdrawn() -> _Check:
+    return _check(~_is_blank(_WITHDRAWN_TEXT) & sf.col(c.WITHDRAWN).isNull(), BAD_WITHDRAWN)
 
 
-def _says(column: str, text: str, what: str) -> Column:
-    return sf.concat(sf.lit(f"{column} '"), sf.left(text, sf.lit(40)), sf.lit(f"' {what}"))
-
-
-def _check(is_broken: Column, rule: str, reason: Column) -> Column:
-    """The rule with its reason where it is broken, null elsewhere; what cannot be told breaks nothing."""
-    return sf.when(is_broken, sf.struct(sf.lit(rule).alias("rule"), reason.alias("reason")))
+def _check(is_broken: Column, finding: Finding) -> _Check:
+    """As `Finding.reason` words it."""
+    reason = sf.lit(f"{finding.column} {finding.says}")
+    if finding.shows:
+        text = sf.left(_TEXTS[finding.column], sf.lit(SHOWN))
+        reason = sf.concat(sf.lit(f"{finding.column} '"), text, sf.lit(f"' {finding.says}"))
+    problem = sf.struct(sf.lit(finding.name).alias("rule"), reason.alias("reason"))
+    return _Check(is_broken, sf.when(is_broken, problem))

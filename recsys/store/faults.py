@@ -6,7 +6,7 @@ not take a server that is away for a file that is damaged.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -85,10 +85,22 @@ _FAULTS: Final = (
         + _RERUN,
     ),
     _Fault(
+        re.compile(
+            r"FAILED_READ_FILE[.\w]*\] Encountered error while reading file (?P<path>\S+/_delta_log/\S+?)\. "
+            r"|DELTA_TRUNCATED_TRANSACTION_LOG\] (?P<gone>\S+?): "
+            r"|: (?P<unread>\S+/_delta_log/\S+) is not a Parquet file"
+            r"|Checksum error: (?P<torn>\S+/_delta_log/\S+)"
+        ),
+        TableDamagedError,
+        "'{path}' is damaged or gone: it is part of a table's log. Nothing was made from what is left. Run "
+        "repair_tables --dry-run to see what can be saved, then repair_tables (docs/operations.md).",
+    ),
+    _Fault(
         re.compile(r"FAILED_READ_FILE\.FILE_NOT_EXIST\] Encountered error while reading file (?P<path>\S+?)\. "),
         TableDamagedError,
         "'{path}' is gone, and a table needs it: somebody deleted it. Nothing was made from what is left. Put it back "
-        "from HDFS's trash, a snapshot or a backup, then run the job again.",
+        "from HDFS's trash, a snapshot or a backup, then run the job again; "
+        "repair_tables says what else there is to do.",
     ),
     _Fault(
         re.compile(
@@ -144,5 +156,9 @@ def _named(found: "re.Match[str]") -> dict[str, str]:
         groups["address"] = f"{groups['host']}:{groups['port']}"
     groups.setdefault("what", groups.get("other", "").rstrip(". "))
     groups["does"] = "gives a block of" if "path" in groups else "takes a block of"
-    groups.setdefault("path", groups.get("written") or groups.get("source") or "a file")
+    groups.setdefault("path", _first(groups, "written", "source", "gone", "unread", "torn") or "a file")
     return groups
+
+
+def _first(groups: Mapping[str, str], *names: str) -> str | None:
+    return next((groups[name] for name in names if name in groups), None)

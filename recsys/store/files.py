@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
@@ -108,6 +109,8 @@ class Files:
                 schema = reader.getFooter().getFileMetaData().getSchema()
                 converter = jvm.org.apache.spark.sql.execution.datasources.parquet.ParquetToSparkSchemaConverter
                 text = converter(self._session.sessionState().conf()).convert(schema).json()
+            except AnalysisException as err:  # a type that Spark has not: times in nanoseconds, for one
+                raise OSError(f"{path}: {err}") from err
             finally:
                 reader.close()
         return StructType.fromJson(json.loads(text))
@@ -124,9 +127,12 @@ class Files:
     def write(self, path: str, data: bytes) -> None:
         """Write a small file, replacing an older one; readers see the old content or the new, never a part."""
         target = self.resolve(path)
-        draft = self._write_draft(target, data)
+        self.replace(self._write_draft(target, data), target)
+
+    def replace(self, source: str, target: str) -> None:
+        """Give a file the name of another, which is gone then; readers see the old content or the new."""
         if local := _local_path(target):
-            os.replace(_local_path(draft) or draft, local)
+            os.replace(_local_path(source) or source, local)
             return
         hadoop = self._jvm.org.apache.hadoop.fs
         rename = getattr(hadoop, "Options$Rename")
@@ -134,7 +140,7 @@ class Files:
         overwrite[0] = rename.OVERWRITE
         context = hadoop.FileContext.getFileContext(hadoop.Path(target).toUri(), self._conf)
         with _translated(target):
-            context.rename(hadoop.Path(draft), hadoop.Path(target), overwrite)
+            context.rename(hadoop.Path(source), hadoop.Path(target), overwrite)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a small file unless there is one already: of several callers exactly one gets True."""

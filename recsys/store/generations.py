@@ -20,6 +20,7 @@ from recsys.schemas import GENERATIONS
 from recsys.store.locks import check_held
 from recsys.store.pause import pause_at
 from recsys.store.registry import Registry
+from recsys.store.suppressed import count_forgotten_lists, without_suppressed
 from recsys.store.tables import Memo, Tables, Txn
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def write_lists(tables: Tables, generation: int, lists: DataFrame) -> WrittenLis
     if generation in published:
         raise PublicationError(f"generation {generation} is published and cannot change. Take the next number.")
     scored, table, note = Observation(), tables.recommendations, {c.GENERATION: generation}
-    counted, last = lists.observe(scored, *_counts()), table.last_note()
+    counted, last = without_suppressed(tables, lists).observe(scored, *_counts()), table.last_note()
     if last is not None and last.get(c.GENERATION) in published:
         rows = table.append(counted, note=note)
     else:
@@ -144,7 +145,8 @@ def publish(
 def read_generation(tables: Tables) -> tuple[Generation, DataFrame]:
     """The current generation and its lists, all of one generation whatever is published meanwhile.
 
-    Items that are no longer available are left out, so that a rollback does not bring them back.
+    Items that are no longer available and users who were forgotten are left out, so that a rollback does not bring them
+    back.
 
     Raises:
         PublicationError: nothing has been published yet.
@@ -152,7 +154,7 @@ def read_generation(tables: Tables) -> tuple[Generation, DataFrame]:
     pinned = current(tables)
     if pinned is None:
         raise PublicationError("no generation has been published yet. Run score_users first.")
-    lists = _lists_of(tables, pinned.generation)
+    lists = without_suppressed(tables, _lists_of(tables, pinned.generation))
     gone = [row[0] for row in tables.items.read().where(~sf.col(c.AVAILABLE)).select(c.ITEM_ID).collect()]
     if gone:
         lists = lists.withColumn(c.ITEMS, sf.filter(c.ITEMS, lambda entry: ~entry[c.ITEM_ID].isin(gone)))
@@ -234,9 +236,11 @@ def _check_lists(tables: Tables, target: Generation) -> None:
     Raises:
         PublicationError: they are not, or not all.
     """
-    [found] = _lists_of(tables, target.generation).agg(*_counts()).collect()
+    # As consumers see it: of lists of users who were forgotten some may still be there, where that was interrupted.
+    [found] = without_suppressed(tables, _lists_of(tables, target.generation)).agg(*_counts()).collect()
     advice = "Maintenance has dropped it; choose a later one."
-    _require_complete(target.generation, found.asDict(), target.n_users, advice=advice)
+    n_users = target.n_users - count_forgotten_lists(tables, target.generation)
+    _require_complete(target.generation, found.asDict(), n_users, advice=advice)
 
 
 def _counts() -> list[Column]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as sf
 
 from recsys import columns as c
 from recsys.events import log_event
@@ -16,6 +17,7 @@ from recsys.store.tables import Table, Tables
 log = logging.getLogger(__name__)
 
 _GUARD = "spark.databricks.delta.retentionDurationCheck.enabled"
+_LOOKED_BACK = "INTERVAL 60 DAYS"  # for the longest run: what took a day once must not keep files for ever
 _LISTING_TASKS = "spark.sql.sources.parallelPartitionDiscovery.parallelism"
 
 
@@ -38,6 +40,42 @@ def drop_old_generations(tables: Tables, keep: int) -> list[int]:
         tables.recommendations.delete(f"{c.GENERATION} IN ({', '.join(map(str, dropped))})")
         log_event(log, "generations_dropped", generations=dropped, kept=sorted(kept))
     return dropped
+
+
+def choose_vacuum_hours(tables: Tables, hours: float) -> float:
+    """The hours that `vacuum` must leave so that no job as long as those recorded loses a file it reads or writes.
+
+    At least twice the longest run of the last weeks. The locks keep our own jobs away from a vacuum, but not one that
+    lost its lock and lives on, nor what others run for as long on the same tables.
+
+    Args:
+        tables: of the warehouse.
+        hours: as configured.
+    """
+    runs = tables.job_runs.read().where(sf.col(c.STARTED_AT) > sf.expr(f"current_timestamp() - {_LOOKED_BACK}"))
+    # What runs on for weeks holds no file for longer than the runs inside it.
+    single = sf.try_element_at(c.COUNTS, sf.lit(c.INNER_RUNS)).isNull()
+    longest = runs.where(single).orderBy(sf.desc(c.SECONDS)).select(c.JOB, c.SECONDS).first()
+    if longest is None or 2 * longest[c.SECONDS] <= hours * 3600:
+        return hours
+    log_event(
+        log,
+        "vacuum_hours_raised",
+        level=logging.WARNING,
+        configured=hours,
+        job=longest[c.JOB],
+        took_hours=longest[c.SECONDS] / 3600,
+    )
+    return 2 * float(longest[c.SECONDS]) / 3600
+
+
+def keep_logs(tables: Sequence[Table], days: int) -> int:
+    """Let tables made under another setting keep their logs as long as this one says; returns how many they were."""
+    changed = 0
+    for table in tables:
+        check_held()
+        changed += table.set_log_retention(days)
+    return changed
 
 
 def vacuum(spark: SparkSession, tables: Sequence[Table], hours: float) -> None:

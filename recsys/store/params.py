@@ -21,6 +21,8 @@ class WarehouseParams(Section):
     lock_expiry_seconds: float = Field(default=120.0, gt=0)  # a lock whose holder gave no sign for this long is free
     keep_generations: int = Field(default=3, ge=1)  # that maintenance leaves for rollback
     vacuum_hours: float = Field(default=168.0, ge=0)
+    log_days: int = Field(default=30, ge=7, le=36_500)  # Delta refuses fewer than it keeps deleted files
+    compact_share: float = Field(default=0.2, ge=0, le=1)  # of superseded events from which a bucket is rewritten
 
 
 class MlflowParams(Section):

@@ -14,19 +14,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
+from urllib.parse import unquote
 
 from delta import exceptions as conflicts
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.types import StructType
 
 from recsys import columns as c
 from recsys import schemas
-from recsys.errors import CommitConflictError, ConfigError, LockedError
+from recsys.errors import CommitConflictError, ConfigError, LockedError, StorageError, TableDamagedError
 from recsys.events import log_event
 from recsys.store.files import Files
 from recsys.store.locks import LISTS, TABLES, Lock, held_for
+from recsys.store.logs import fault_of_commit, split_commit
 from recsys.store.params import WarehouseParams
 from recsys.store.pause import pause_at
 
@@ -36,6 +40,8 @@ T = TypeVar("T")
 
 _BUCKETS = "recsys.buckets"
 _USERS_PER_BLOCK = "recsys.usersPerBlock"
+_LOG_RETENTION: Final = "delta.logRetentionDuration"
+_DELTAS_LOG_DAYS: Final = 30  # of a table without the property
 # One at a time: there is work in the foreground.
 _ahead = ThreadPoolExecutor(1, "read_ahead")
 
@@ -47,6 +53,9 @@ _TXN = "txn"
 # The Delta transaction of commits under a lock. Its version is the token, then room for the commits of one holder.
 _FENCE: Final = "recsys/lock"
 _COMMITS: Final = 2**28
+
+# Commit, checksum or checkpoint; the local file system adds a hidden checksum of each.
+_LOG_FILE: Final = re.compile(r"\.?(\d{20})\.")
 
 ATTEMPTS: Final = 3  # of one commit that others' commits are in the way of
 _CONFLICTS: Final = (
@@ -61,17 +70,45 @@ _CONFLICTS: Final = (
 )
 
 
+# In the note of a commit that dropped only rows which no current rating comes from: how many.
+SUPERSEDED: Final = "superseded"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a range of commits did to a table, by value of its partition column.
+
+    Attributes:
+        appended: partitions that got rows and lost none.
+        rewritten: partitions that lost rows, or got others for them; compaction is left out.
+        operations: what did that, in Delta's words with the version.
+    """
+
+    appended: frozenset[str]
+    rewritten: frozenset[str] = frozenset()
+    operations: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class TableSpec:
-    """What a table is made with, and the lock it is written under."""
+    """What a table is made with, and the lock it is written under.
+
+    Attributes:
+        schema: its columns.
+        partitioned_by: those that are folders.
+        lock: name.
+        found_by: columns by whose least and greatest value in a file files are left out; none: Delta's choice, which
+            costs as much as a tenth of a write.
+    """
 
     schema: StructType
     partitioned_by: tuple[str, ...] = ()
     lock: str | None = None
+    found_by: tuple[str, ...] = ()
 
 
 SPECS: Mapping[str, TableSpec] = {
-    "ratings": TableSpec(schemas.RATINGS, (c.BUCKET,), lock=TABLES),
+    "ratings": TableSpec(schemas.RATINGS, (c.BUCKET,), lock=TABLES, found_by=(c.BATCH, c.EVENT_TIME)),
     "quarantine": TableSpec(schemas.QUARANTINE, lock=TABLES),
     "ingest_ledger": TableSpec(schemas.INGEST_LEDGER, lock=TABLES),
     "items": TableSpec(schemas.ITEMS, lock=TABLES),
@@ -80,6 +117,10 @@ SPECS: Mapping[str, TableSpec] = {
     "generations": TableSpec(schemas.GENERATIONS, lock=LISTS),
     "job_runs": TableSpec(schemas.JOB_RUNS),
 }
+
+# Not made with the others: it is there once a user has been forgotten (`recsys.store.suppressed`).
+SUPPRESSED: Final = TableSpec(schemas.SUPPRESSED_USERS, lock=TABLES)
+_SPECS: Final = {**SPECS, "suppressed_users": SUPPRESSED}
 
 
 @dataclass(frozen=True)
@@ -98,17 +139,31 @@ class Table:
         self._files = files
         self.name = name
         self.path = path
-        self._lock = SPECS[name].lock if name in SPECS else None
+        self._lock = _SPECS[name].lock if name in _SPECS else None
 
     def exists(self) -> bool:
-        """Whether the table has been made."""
-        return bool(DeltaTable.isDeltaTable(self._spark, self.path))
+        """Whether the table has been made.
+
+        Raises:
+            TableDamagedError: its log has a checkpoint and no commit; Delta always keeps the checkpoint's own.
+        """
+        try:
+            return bool(DeltaTable.isDeltaTable(self._spark, self.path))
+        except Py4JJavaError as err:
+            if "Could not find any delta files for version" not in str(err):
+                raise
+            raise TableDamagedError(
+                f"table '{self.name}': '{self.path}/_delta_log' has no commit any more. Nothing was read or written. "
+                "Run repair_tables --dry-run to see what can be saved, then repair_tables."
+            ) from err
 
     def create(self, spec: TableSpec, properties: Mapping[str, str]) -> None:
         """Make the table, unless it is there already."""
         builder = DeltaTable.createIfNotExists(self._spark).location(self.path).addColumns(spec.schema)
         # A checkpoint costs ten times what an append to a small table does; reading fifty commits costs little.
         builder = builder.property("delta.checkpointInterval", "50")
+        if spec.found_by:
+            builder = builder.property("delta.dataSkippingStatsColumns", ",".join(spec.found_by))
         for key, value in properties.items():
             builder = builder.property(key, value)
         try:
@@ -160,6 +215,53 @@ class Table:
         """What tells this table from another that once stood, or will stand, at the same path."""
         return str(self._snapshot().metadata().id())
 
+    def check_last_commit(self) -> int:
+        """Make sure that the latest commit says all that it did, and return its version.
+
+        Delta takes an empty commit file for one that did nothing: the rows would be gone, and the next commit
+        would make that last.
+
+        Raises:
+            TableDamagedError: its file is empty or has lost its end.
+        """
+        version = self.version()
+        path = f"{self.path}/_delta_log/{version:020d}.json"
+        try:
+            fault = fault_of_commit(self._files.read(path).decode("utf-8", errors="replace"))
+        except FileNotFoundError:  # a checkpoint has its place
+            return version
+        if fault is not None:
+            raise TableDamagedError(
+                f"table '{self.name}': '{path}' {fault}. Nothing was read or written. "
+                "Run repair_tables --dry-run to see what can be saved, then repair_tables."
+            )
+        return version
+
+    def why_unreadable(self, version: int) -> str | None:
+        """Why a version can no longer be read whole, None when it can; no data file is opened."""
+        latest = self.version()
+        if version > latest:
+            return f"the table ends with version {latest}: it was made again since"
+        if version == latest:
+            return None
+        try:
+            wanted = self.read_version(version).inputFiles()
+        except AnalysisException:  # Delta has several for it
+            return "the table's log does not reach back so far"
+        removed = set(wanted).difference(self.read().inputFiles())
+        gone = sum(not self._files.exists(unquote(path)) for path in removed)
+        return f"{gone:,} of its {len(wanted):,} files are gone" if gone else None
+
+    def live_files(self) -> dict[str, int]:
+        """Path and size of every data file of the latest version."""
+        rows = DataFrame(self._snapshot().allFiles().toDF(), self._spark).select("path", "size").collect()
+        return {f"{self.path}/{unquote(row[0])}": int(row[1]) for row in rows}
+
+    def forget(self) -> None:
+        """Let Delta read the log anew: somebody took files out of it."""
+        jvm: Any = self._spark._jvm
+        jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+
     def state(self) -> tuple[str, int]:
         """Identity and latest version."""
         snapshot = self._snapshot()
@@ -168,6 +270,20 @@ class Table:
     def properties(self) -> dict[str, str]:
         """The table's properties."""
         return _to_dict(self._snapshot().metadata().configuration())
+
+    def set_log_retention(self, days: int) -> bool:
+        """Let Delta keep the log for so long, and return whether that is another time than before.
+
+        Delta removes older entries when it writes a checkpoint, and always leaves what the latest version needs.
+        """
+        wanted = _log_retention(days)
+        if self.properties().get(_LOG_RETENTION, _log_retention(_DELTAS_LOG_DAYS)) == wanted:
+            return False
+        note = self.last_note()
+        self._spark.sql(f"ALTER TABLE delta.`{self.path}` SET TBLPROPERTIES ('{_LOG_RETENTION}' = '{wanted}')")
+        if note is not None:
+            self.fence(note=note)  # it is read from the latest commit
+        return True
 
     def last_txn(self, app: str) -> int | None:
         """The highest version an app has written, None when it has written nothing that the log still tells of."""
@@ -221,21 +337,32 @@ class Table:
             return 0
         return self._commit(writer, note, txn)
 
-    def replace(self, rows: DataFrame, where: str, *, note: Mapping[str, int] | None = None) -> int:
+    def replace(
+        self,
+        rows: DataFrame,
+        where: str,
+        *,
+        note: Mapping[str, int] | None = None,
+        options: Mapping[str, str] | None = None,
+        made_of: int | None = None,
+    ) -> int:
         """Put rows in the place of those that fulfil the SQL condition, in one commit; returns how many are new.
 
         Args:
             rows: the new rows.
             where: condition on the old rows.
             note: numbers that the commit keeps, for `last_note`.
+            options: of the write.
+            made_of: the version that the rows were made of: whatever was committed since would be lost with the old
+                rows, so this is not tried again when somebody else came first.
 
         Raises:
             AnalysisException: one of the new rows does not fulfil the condition.
             LockedError: this job's lock on the table was lost; nothing is written.
             CommitConflictError: others' commits were in the way `ATTEMPTS` times; nothing is written.
         """
-        writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", where)
-        return self._commit(writer, note)
+        writer = rows.write.format("delta").mode("overwrite").option("replaceWhere", where).options(**(options or {}))
+        return self._commit(writer, note, made_of=made_of)
 
     def last_note(self) -> dict[str, int] | None:
         """The note of the latest commit, None when that has none or something else wrote it."""
@@ -246,19 +373,26 @@ class Table:
         note: dict[str, int] | None = _said(self._commit_info(version)).get(_NOTE)
         return note
 
-    def partitions_added(self, column: str, *, after: int, through: int) -> set[str] | None:
-        """Values of the partition column that commits after one version brought rows for, read from the log.
+    def changes(self, column: str, *, after: int, through: int) -> Changes | None:
+        """What commits after one version did to the rows, by value of the partition column, read from the log.
 
         None when the log does not reach back that far.
         """
-        found: set[str] = set()
+        appended: set[str] = set()
+        rewritten: set[str] = set()
+        operations: list[str] = []
         for version in range(after + 1, through + 1):
             actions = self._actions(version)
             if actions is None:
                 return None
-            adds = (action["add"] for action in actions if "add" in action)
-            found |= {add["partitionValues"][column] for add in adds if add["dataChange"]}
-        return found
+            added, removed = (_partitions(actions, kind, column) for kind in ("add", "remove"))
+            info = _info_of(actions)
+            if not removed:
+                appended |= added
+            elif SUPERSEDED not in (_said(info).get(_NOTE) or {}):
+                rewritten |= added | removed
+                operations.append(f"{info.get('operation', 'unknown')} (version {version})")
+        return Changes(frozenset(appended), frozenset(rewritten), tuple(operations))
 
     def delete(self, where: str) -> None:
         """Remove the rows that fulfil the SQL condition, in one commit.
@@ -268,13 +402,36 @@ class Table:
         """
         self.replace(self._no_rows(), where)  # unlike Delta's own DELETE, a write can carry a token
 
-    def fence(self) -> None:
+    def fence(self, *, note: Mapping[str, int] | None = None, txn: Txn | None = None) -> None:
         """Let the table see the token of this job's lock: from now on it refuses earlier holders.
+
+        Args:
+            note: numbers that the commit keeps, for `last_note`.
+            txn: the newest of an app, which the commit keeps for `last_txn`.
 
         Raises:
             LockedError: the lock was lost meanwhile.
         """
-        self._commit(self._no_rows().write.format("delta").mode("append"), None)
+        self._commit(self._no_rows().write.format("delta").mode("append"), note, txn)
+
+    def forget_log(self) -> int:
+        """Let a checkpoint take the place of the whole log before the latest commit; returns how many files went.
+
+        What commits said of rows that are gone, as the least and greatest value of a column, goes with them. Nobody
+        can read an earlier version afterwards.
+        """
+        snapshot = self._snapshot()
+        version, none = int(snapshot.version()), self._spark._jvm.scala.Option.empty()  # type: ignore[union-attr]
+        snapshot.deltaLog().checkpoint(snapshot, none)
+        folder = f"{self.path}/_delta_log"
+        names = {file.path.rpartition("/")[2] for file in self._files.list_files(folder)}
+        if not any(name.startswith(f"{version:020d}.checkpoint") for name in names):
+            raise StorageError(f"table '{self.name}': no checkpoint was written of version {version}. Its log stays.")
+        old = [name for name in names if (found := _LOG_FILE.match(name)) and int(found[1]) < version]
+        for name in old:
+            self._files.delete(f"{folder}/{name}")
+        self.forget()
+        return len(old)
 
     def join_small_files(self) -> int:
         """Join the small files that appends leave, and return how many there were; none when writers are in the way.
@@ -290,7 +447,14 @@ class Table:
                 return int(found["metrics"]["numFilesRemoved"])
         return 0
 
-    def _commit(self, writer: DataFrameWriter, note: Mapping[str, int] | None, txn: Txn | None = None) -> int:
+    def _commit(
+        self,
+        writer: DataFrameWriter,
+        note: Mapping[str, int] | None,
+        txn: Txn | None = None,
+        *,
+        made_of: int | None = None,
+    ) -> int:
         """Write, and find out from the commit itself how many rows; 0 when Delta knew the txn and made none.
 
         A commit that failed because of others' is tried again, a bounded number of times, after a look whether it was
@@ -301,13 +465,18 @@ class Table:
         mark = json.dumps({**said, _MARK: uuid.uuid4().hex})  # tells it from others' commits that come in between
         writer = writer.option("userMetadata", mark)
         lock = self._held_lock()
-        before = self.version()
+        before = self.check_last_commit()
         conflict = None
         for attempt in range(1, ATTEMPTS + 1):
             carried = txn if lock is None else self._next_fence(lock)
             if carried is not None:
                 writer = writer.option("txnAppId", carried.app).option("txnVersion", carried.version)
             pause_at(f"commit:{self.name}")
+            if made_of is not None and (now := self.version()) != made_of:
+                raise CommitConflictError(
+                    f"table '{self.path}': rows made of version {made_of} were to replace others, but somebody "
+                    f"committed version {now} meanwhile. Nothing of this commit was written. Run the job again."
+                )
             try:
                 writer.save(self.path)
                 conflict = None
@@ -360,12 +529,15 @@ class Table:
         return _to_dict(self._snapshot().transactions())
 
     def _recent_commits(self) -> Iterator[list[dict[str, Any]]]:
-        """What commits did, newest first, as far back as the log reaches."""
-        for version in range(self.version(), -1, -1):
-            actions = self._actions(version)
-            if actions is None:
-                return
+        """What commits did, newest first, as far back as the log reaches; not those that a RESTORE took back."""
+        version = self.version()
+        while version >= 0 and (actions := self._actions(version)) is not None:
             yield actions
+            info = _info_of(actions)
+            restored = (
+                info.get("operationParameters", {}).get("version") if info.get("operation") == "RESTORE" else None
+            )
+            version = version - 1 if restored is None else int(restored)
 
     def _commit_info(self, version: int) -> dict[str, Any]:
         return _info_of(self._actions(version) or [])
@@ -376,12 +548,25 @@ class Table:
             text = self._files.read_text(f"{self.path}/_delta_log/{version:020d}.json")
         except FileNotFoundError:
             return None
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in split_commit(text)]
+
+
+def _log_retention(days: int) -> str:
+    return f"interval {days} days"
 
 
 def _info_of(actions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a commit says of itself, the same whoever made it."""
     return next((dict(action["commitInfo"]) for action in actions if "commitInfo" in action), {})
+
+
+def _partitions(actions: Sequence[Mapping[str, Any]], kind: str, column: str) -> set[str]:
+    """Partitions of the files that a commit added or removed, those that only joined files left out."""
+    files = [action[kind] for action in actions if kind in action and action[kind]["dataChange"]]
+    # What removes a file need not repeat its partition, but Delta's folders have it.
+    return {
+        (file.get("partitionValues") or dict(re.findall(r"([^/=]+)=([^/]*)/", file["path"])))[column] for file in files
+    }
 
 
 def _rows_written(actions: Sequence[Mapping[str, Any]]) -> int:
@@ -451,6 +636,7 @@ class Tables:
         self.recommendations = self._tables["recommendations"]
         self.generations = self._tables["generations"]
         self.job_runs = self._tables["job_runs"]
+        self.suppressed_users = Table(spark, self.files, "suppressed_users", f"{self.root}/suppressed_users")
         self.recent_from = params.recent_from
         self.recent_share = params.recent_share
         self.buckets = params.buckets
@@ -458,7 +644,11 @@ class Tables:
 
     def open_or_create(self) -> "Tables":
         """Make the tables that are missing, then read the shape the warehouse was made with."""
-        shape = {_BUCKETS: str(self._params.buckets), _USERS_PER_BLOCK: str(self._params.users_per_block)}
+        shape = {
+            _BUCKETS: str(self._params.buckets),
+            _USERS_PER_BLOCK: str(self._params.users_per_block),
+            _LOG_RETENTION: _log_retention(self._params.log_days),
+        }
         missing = [table for table in self._tables.values() if not table.exists()]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda table: table.create(SPECS[table.name], shape), missing))
@@ -485,9 +675,30 @@ class Tables:
         Raises:
             LockedError: the lock was lost meanwhile.
         """
-        fenced = [table for table in self._tables.values() if SPECS[table.name].lock == lock and table.exists()]
+        fenced = [table for table in self.all() if _SPECS[table.name].lock == lock and table.exists()]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(Table.fence, fenced))
+
+    def all(self) -> list[Table]:
+        """The tables, in the order of `SPECS`; that of forgotten users last, where there is one."""
+        known = self.suppressed_users
+        return [*self._tables.values(), *([known] if self.files.exists(known.path) else [])]
+
+    def check_last_commits(self) -> None:
+        """Make sure that no table has lost the end of its log.
+
+        Raises:
+            TableDamagedError: one has.
+        """
+        forgotten = self.suppressed_users
+        tables = [*self._tables.values(), *([forgotten] if forgotten.exists() else [])]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(Table.check_last_commit, tables))
+
+    def why_unreadable(self, versions: Mapping[str, int]) -> dict[str, str]:
+        """Which of these versions of tables can no longer be read whole, and why."""
+        found = {name: self._tables[name].why_unreadable(version) for name, version in versions.items()}
+        return {name: why for name, why in found.items() if why is not None}
 
     def versions(self) -> dict[str, int]:
         """The latest version of every table."""

@@ -36,6 +36,7 @@ _READS: Final[Mapping[str, tuple[str, ...]]] = {
     "promote_model": (MODEL,),
     "score_users": ("items", "user_blocks", MODEL),
     "rollback": ("generations",),
+    "quarantine": ("quarantine", LANDING),
     "pipeline": (LANDING,),
 }
 _WRITES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -44,6 +45,7 @@ _WRITES: Final[Mapping[str, tuple[str, ...]]] = {
     "promote_model": (MODEL,),
     "score_users": ("recommendations", "generations"),
     "rollback": ("generations", MODEL),
+    "quarantine": ("ratings", "quarantine", "ingest_ledger", "items", "user_blocks"),
     "pipeline": (
         "ratings",
         "quarantine",

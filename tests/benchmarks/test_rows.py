@@ -111,5 +111,5 @@ def test_a_peer_fits_in_a_process_of_its_own(peer: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_contestant_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ContestantError, match="There are: ours"):
+    with pytest.raises(ContestantError, match=r"There are: ingest\.adopt, .*ours\.fit"):
         process.perform(Task("ours.magic", make_shape("3k"), {}, 1, str(tmp_path)))

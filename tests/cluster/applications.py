@@ -176,11 +176,18 @@ def enforced_memory(hadoop: Hadoop) -> Iterator[None]:
     """
     site, check = hadoop.conf / "yarn-site.xml", "<name>yarn.nodemanager.pmem-check-enabled</name>"
     before = site.read_text()
-    interval = "<property><name>yarn.nodemanager.container-monitor.interval-ms</name><value>500</value></property>"
+    # By its default cgroups are taken to see to memory, also where there are none, and nothing is ended.
+    properties = {
+        "yarn.nodemanager.container-monitor.interval-ms": "500",
+        "yarn.nodemanager.resource.memory.enforced": "false",
+    }
+    more = "".join(
+        f"<property><name>{name}</name><value>{value}</value></property>" for name, value in properties.items()
+    )
     after = before.replace(f"{check}<value>false</value>", f"{check}<value>true</value>")
     assert after != before
     try:
-        _restart_node(hadoop, after.replace("</configuration>", f"{interval}</configuration>"))
+        _restart_node(hadoop, after.replace("</configuration>", f"{more}</configuration>"))
         yield
     finally:
         _restart_node(hadoop, before)

@@ -238,10 +238,10 @@ class Hadoop:
             [services] = _get(self.ports["datanode-http"], "/jmx?qry=Hadoop:service=DataNode,name=DataNodeInfo")[
                 "beans"
             ]
+            serving = [actor["ActorState"] == "RUNNING" for actor in json.loads(services["BPServiceActorInfo"])]
             metrics = _get(self.ports["resourcemanager-http"], "/ws/v1/cluster/metrics")["clusterMetrics"]
         except (OSError, ValueError, KeyError):
             return False
-        serving = [actor["ActorState"] == "RUNNING" for actor in json.loads(services["BPServiceActorInfo"])]
         has_nodes = bool(json.loads(info["LiveNodes"])) and any(serving) and metrics["activeNodes"] > 0
         return not info["Safemode"] and has_nodes and bool(node["nodeHealthy"])
 

@@ -60,6 +60,7 @@ def fetch_jars() -> None:
     print(
         "fetching Kafka's broker and Spark's connector (55 MB, under a minute, once) ...", file=sys.stderr, flush=True
     )
+    _BUILD.mkdir(parents=True, exist_ok=True)
     copy = ["dependency:copy-dependencies", "-DincludeScope=runtime"]
     _maven("-f", str(_HERE / "kafka-broker.pom.xml"), *copy, f"-DoutputDirectory={_LIBRARY}")
     _maven("-f", str(_HERE / "kafka-connector.pom.xml"), *copy, f"-DoutputDirectory={_CONNECTOR}")

@@ -15,8 +15,7 @@ from recsys.session import ROOT
 from tests.cluster.engine import EXECUTORS, KILLED_IN, PARAMS, Asked, ask
 from tests.cluster.hadoop import Hadoop
 
-pytestmark = pytest.mark.unproved
-
+CODE = 500_000  # bytes, at most
 
 Found = dict[str, Any]
 Rows = Iterable[dict[str, Any]]
@@ -54,8 +53,10 @@ def test_a_sweep_moves_the_factors_to_every_executor_and_a_part_of_the_sums_from
     for moved in found["sweeps"]:
         formula = moved["jobs"] * EXECUTORS * found["factors"]  # as many tasks as executors
         assert formula <= moved["results"] + moved["shuffled"] < 1.1 * formula
-        # Besides, every executor receives the code of a pass, 0.1 to 0.2 MB.
-        assert formula <= moved["broadcast"] < 1.2 * formula
+    # Besides, every executor receives the code of a pass, 0.1 to 0.3 MB. A second copy of the factors is 1.2 MB.
+    # What executors tell of their blocks has no time: on a busy machine it comes late, and counts for the next sweep.
+    received = median(moved["broadcast"] / (moved["jobs"] * EXECUTORS) for moved in found["sweeps"])
+    assert found["factors"] <= received < found["factors"] + CODE
 
 
 def test_an_item_that_nearly_everyone_has_rated_makes_no_straggler(found: Found) -> None:

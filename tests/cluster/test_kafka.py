@@ -23,9 +23,6 @@ from tests.cluster.kafka import Kafka, rating, send_all
 from tests.jobs.fingerprint import hash_tables
 from tests.jobs.warehouses import arguments, copy_warehouse, land_csv, make_settings
 
-pytestmark = pytest.mark.unproved
-
-
 DAY = 1_700_000_000
 CONTRACT = "conf/contracts/ratings.yaml"
 Open = Callable[..., JobContext]

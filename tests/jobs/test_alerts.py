@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from jobs import status
@@ -185,6 +186,14 @@ def test_case_24_a_run_that_finds_no_warehouse_is_told_and_leaves_nothing_behind
     assert [world.ingest(), world.ingest()] == [2, 2]
     assert world.told() == [("opened", "failed_run")], "this process remembers what no warehouse can keep"
     assert not world.warehouse.exists()
+
+
+def test_a_failure_of_the_jvm_before_a_run_is_told_in_its_own_words(spark: SparkSession, world: World) -> None:
+    with pytest.raises(Py4JJavaError) as caught:
+        spark._jvm.java.lang.Class.forName("no.such.Class")  # type: ignore[union-attr]
+    observation.observe_stray_error("ingest_ratings", lambda: world.context().settings, caught.value)
+    assert world.told() == [("opened", "failed_run")]
+    assert "ClassNotFoundException: no.such.Class." in world.file.read_text()
 
 
 def test_stale_data_are_told_by_a_run_that_finds_nothing_new(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

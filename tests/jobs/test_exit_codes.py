@@ -28,7 +28,8 @@ def empty_warehouse(spark: SparkSession, tmp_path_factory: pytest.TempPathFactor
 
 def run(job: str, warehouse: Path, landing: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """The exit code, and the one line on standard error."""
-    code = import_module(f"jobs.{job}").main(arguments(warehouse, landing, SETTINGS))
+    name, *options = job.split()
+    code = import_module(f"jobs.{name}").main([*arguments(warehouse, landing, SETTINGS), *options])
     [line] = capsys.readouterr().err.splitlines()
     return code, line
 
@@ -45,6 +46,8 @@ def run(job: str, warehouse: Path, landing: Path, capsys: pytest.CaptureFixture[
         ("maintain_tables", TABLES),
         ("maintain_tables", MODELS),
         ("maintain_tables", LISTS),
+        ("repair_tables", LISTS),
+        ("quarantine --replay --all", TABLES),
         ("pipeline", "pipeline"),
         ("pipeline", TABLES),
     ],
@@ -96,11 +99,14 @@ def test_a_mistyped_warehouse_ends_a_job_that_makes_none_with_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_without_any_rating_ends_with_3_and_one_line(
-    spark: SparkSession, empty_warehouse: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("job", "code", "line"),
+    [
+        ("train_model", 3, "no rating has been accepted yet. Land rating files and run ingest_ratings first."),
+        ("score_users", 2, "there is no champion to score with. Run train_model and promote_model first."),
+    ],
+)
+def test_a_job_that_comes_before_its_turn_says_in_one_line_what_to_run_first(
+    spark: SparkSession, empty_warehouse: Path, capsys: pytest.CaptureFixture[str], job: str, code: int, line: str
 ) -> None:
-    code, line = run("train_model", empty_warehouse, empty_warehouse.with_name("landing"), capsys)
-    assert (code, line) == (
-        3,
-        "error: no rating has been accepted yet. Land rating files and run ingest_ratings first.",
-    )
+    assert run(job, empty_warehouse, empty_warehouse.with_name("landing"), capsys) == (code, f"error: {line}")

@@ -124,6 +124,8 @@ def test_case_5_6_8_10_11_12_13_and_16_what_is_bad_goes_to_quarantine_with_its_r
     context = open_warehouse()
     damaged = bytearray(parquet(pa.array([float(i % 10) for i in range(5000)])))
     damaged[400:800] = bytes(400)  # inside a page: the footer is whole
+    other = bytearray(parquet(pa.array([float(i % 9) for i in range(6000)])))
+    other[400:800] = bytes(400)
     image = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
     land(
         context, "a b+%20[x]{1}.csv", csv(f"u1,i1,8,{DAY}", f"u1,i2,NaN,{DAY}", f"u2,i1,11,{DAY}000", f"u2,i3,4,{DAY}")
@@ -131,11 +133,13 @@ def test_case_5_6_8_10_11_12_13_and_16_what_is_bad_goes_to_quarantine_with_its_r
     land(context, "damaged.parquet", bytes(damaged))
     land(context, "damaged again.parquet", bytes(damaged))  # a copy of nothing that was taken in
     land(context, "day=1/more.csv.gz", gzip.compress(f"x,timestamp,rating,item_id,user_id\n1,{DAY},7,i9,u3\n".encode()))
+    land(context, "day=2/good.parquet", bytes(other))  # nothing is wrong with the one whose path ends its own
     land(context, "empty.csv", "")
     land(context, "good.parquet", parquet(pa.array([1.5, float("nan"), None])))
     land(context, "header.csv", csv())
     land(context, "image.csv", image)
     land(context, "lines.dat", f"u4::i1::3::{DAY}\nu4::i2\n")
+    land(context, "nanoseconds.parquet", parquet(pa.array([DAY * 10**9], pa.timestamp("ns"))))
     land(context, "nocolumn.csv", f"user_id,item_id,stars,timestamp\nu,i,5,{DAY}\n")
     land(context, "objects.jsonl", f'{{"user": "u5", "item": "i1", "rating": 2, "time": {DAY}}}\n{{"user": "u5"\n\n')
     land(context, "text.parquet", parquet(pa.array(["8"])))
@@ -150,11 +154,13 @@ def test_case_5_6_8_10_11_12_13_and_16_what_is_bad_goes_to_quarantine_with_its_r
         "damaged again.parquet": (1, 0, 0, 1),
         "damaged.parquet": (1, 0, 0, 1),
         "day=1/more.csv.gz": (1, 1, 0, 0),
+        "day=2/good.parquet": (1, 0, 0, 1),
         "empty.csv": (1, 0, 0, 1),
         "good.parquet": (3, 1, 0, 2),
         "header.csv": (0, 0, 0, 0),
         "image.csv": (1, 0, 0, 1),
         "lines.dat": (2, 1, 0, 1),
+        "nanoseconds.parquet": (1, 0, 0, 1),
         "nocolumn.csv": (2, 0, 0, 2),
         "objects.jsonl": (2, 1, 0, 1),
         "text.parquet": (1, 0, 0, 1),
@@ -165,10 +171,12 @@ def test_case_5_6_8_10_11_12_13_and_16_what_is_bad_goes_to_quarantine_with_its_r
         "a b+%20[x]{1}.csv": ["event_time_in_future", "value_not_finite", "value_out_of_range"],
         "damaged again.parquet": ["unreadable"],
         "damaged.parquet": ["unreadable"],
+        "day=2/good.parquet": ["unreadable"],
         "empty.csv": ["empty_file"],
         "good.parquet": ["missing_value", "value_not_finite"],
         "image.csv": ["not_text"],
         "lines.dat": ["broken_line"],
+        "nanoseconds.parquet": ["unreadable"],
         "nocolumn.csv": ["missing_column", "missing_column"],
         "objects.jsonl": ["broken_line"],
         "text.parquet": ["wrong_type"],
@@ -185,11 +193,11 @@ def test_case_5_6_8_10_11_12_13_and_16_what_is_bad_goes_to_quarantine_with_its_r
     }
     assert report.to_result().counts == {
         "batches": 1,
-        "files": 14,
-        "landed": 21,
+        "files": 16,
+        "landed": 23,
         "accepted": 7,
         "duplicate": 0,
-        "quarantined": 14,
+        "quarantined": 16,
         "new_users": 7,
         "new_items": 3,
     }

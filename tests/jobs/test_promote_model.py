@@ -2,8 +2,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,19 +18,30 @@ from recsys import columns as c
 from recsys.config import Settings
 from recsys.errors import ConcurrentPromotionError, GateRefusedError, LockedError
 from recsys.ranking.model import trend_model
+from recsys.schemas import ITEMS
 from recsys.session import ROOT
 from recsys.store import champions, locks
 from recsys.store.champions import ChampionMoves
 from recsys.store.files import Files
 from recsys.store.locks import MODELS, Lock
-from recsys.store.registry import ATTEMPT, NOT_JUDGED, PARENT, PASSED, REPLACES, VERDICT, Registry
-from recsys.store.tables import Tables
+from recsys.store.maintenance import vacuum
+from recsys.store.registry import (
+    ATTEMPT,
+    NOT_JUDGED,
+    PARENT,
+    PASSED,
+    REPLACES,
+    TABLE_VERSION,
+    VERDICT,
+    Registry,
+)
+from recsys.store.tables import SPECS, Tables
 from tests.stores import place_empty_store
 
 
-def log_fit(registry: Registry, key: str, parent: int | None, verdict: str = PASSED) -> int:
+def log_fit(registry: Registry, key: str, parent: int | None, verdict: str = PASSED, **more_tags: str) -> int:
     model = trend_model(["a", "b"], np.array([2, 1]), np.array([2.0, 1.0], np.float32), as_of_us=0)
-    tags = {VERDICT: verdict, "reasons": "too few", PARENT: str(parent or "none")}
+    tags = {VERDICT: verdict, "reasons": "too few", PARENT: str(parent or "none"), **more_tags}
     return registry.log_fit(model.to_files(), fit_key=key, params={}, tags=tags)
 
 
@@ -62,6 +73,81 @@ def test_a_challenger_that_too_few_users_judged_is_left_alone_and_refused_only_w
     with pytest.raises(GateRefusedError, match=r"version 2 has verdict 'not judged' \(too few\)"):
         promote_model.run(context, version=2)
     assert registry.champion == 1
+
+
+@dataclass
+class Fitted:
+    """A challenger that says which version of ``items`` it was fitted on, when there was no later one."""
+
+    context: JobContext
+    registry: Registry
+    tables: Tables
+
+    def commit(self, title: str) -> None:
+        rows = self.context.spark.createDataFrame([("a", 0, title, None, True, 1)], ITEMS)
+        self.tables.items.replace(rows, "true")
+
+
+@pytest.fixture
+def fitted(spark: SparkSession, settings: Settings) -> Fitted:
+    place_empty_store(settings.warehouse.root)
+    tables = Tables(spark, settings.warehouse)
+    tables.items.create(SPECS["items"], {})
+    registry = Registry(settings.mlflow, tables.root)
+    fitted = Fitted(JobContext(spark, settings, tables, Files(spark)), registry, tables)
+    fitted.commit("as it was")
+    log_fit(registry, "fit", parent=None, **{f"{TABLE_VERSION}items": str(tables.items.version())})
+    return fitted
+
+
+def test_case_60_a_model_whose_tables_can_be_read_as_they_were_is_promoted_without_a_word(fitted: Fitted) -> None:
+    fitted.commit("later")
+    assert promote_model.run(fitted.context, version=1).warning == ""
+
+
+def remove_files(fitted: Fitted) -> str:
+    fitted.commit("later")
+    vacuum(fitted.context.spark, [fitted.tables.items], 0)
+    return "1 of its 1 files are gone"
+
+
+def clean_log(fitted: Fitted) -> str:
+    fitted.commit("later")
+    fitted.tables.items.forget_log()
+    return "the table's log does not reach back so far"
+
+
+def make_again(fitted: Fitted) -> str:
+    fitted.context.files.delete(fitted.tables.items.path, recursive=True)
+    fitted.tables.items.forget()
+    fitted.tables.items.create(SPECS["items"], {})
+    return "the table ends with version 0: it was made again since"
+
+
+@pytest.mark.parametrize("lose", [remove_files, clean_log, make_again])
+def test_case_60_of_a_model_whose_tables_are_gone_promotion_warns_or_the_gate_refuses(
+    fitted: Fitted, lose: Callable[[Fitted], str]
+) -> None:
+    why = lose(fitted)
+    strict = fitted.context.settings.gate.model_copy(update={"require_lineage": True})
+    context = replace(fitted.context, settings=fitted.context.settings.model_copy(update={"gate": strict}))
+    with pytest.raises(GateRefusedError, match=rf"\('items' version 1: {why}\), and gate.require_lineage is set"):
+        promote_model.run(context, version=1)
+    assert fitted.registry.champion is None
+
+    message = promote_model.run(fitted.context, version=1).to_result().message
+    assert message.startswith("version 1 is champion; it replaced none. Warning: model version 1 was fitted on tables")
+    assert fitted.registry.champion == 1
+
+
+def test_case_60_a_model_that_does_not_say_what_it_was_fitted_on_is_refused_where_that_is_required(
+    fitted: Fitted,
+) -> None:
+    silent = log_fit(fitted.registry, "silent", parent=None)
+    strict = fitted.context.settings.gate.model_copy(update={"require_lineage": True})
+    context = replace(fitted.context, settings=fitted.context.settings.model_copy(update={"gate": strict}))
+    with pytest.raises(GateRefusedError, match="it names none"):
+        promote_model.run(context, version=silent)
 
 
 RIVAL = """

@@ -19,7 +19,7 @@ from recsys.errors import ConfigError
 from recsys.ratings.contract import RatingsContract, load_contract
 from recsys.ratings.landing import Layout
 from recsys.ratings.parse import parse_lines
-from recsys.ratings.validate import check_rows, exchange_by_bucket, type_columns
+from recsys.ratings.validate import check_rows, put_in_buckets, type_columns
 from recsys.schemas import RATINGS
 from recsys.session import ROOT
 from recsys.store.files import Files
@@ -96,7 +96,7 @@ def test_the_rules_accept_a_row_of_the_sources_schema_exactly_when_the_constrain
     """Rows as JSON lines, so that the schema of the source is in it; constraints as the table has them."""
     lines = [(str(n), json.dumps(row)) for n, row in enumerate(rows)]
     frame = spark.createDataFrame(lines, f"{c.SOURCE} STRING, value STRING")
-    candidates = exchange_by_bucket(parse_lines(frame, Layout("json"), None, contract), 2).cache()
+    candidates = put_in_buckets(parse_lines(frame, Layout("json"), None, contract), 2).cache()
     constraints = constraints_of(tables[contract.id])
     holds = [sf.coalesce(sf.expr(sql), sf.lit(False)).alias(name) for name, sql in constraints.items()]
     typed = type_columns(candidates, contract).select(c.SOURCE, c.WITHDRAWN, *holds)

@@ -6,7 +6,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from recsys.ratings.contract import load_contract
 from recsys.ratings.kafka import OffsetRange, parse_messages
-from recsys.ratings.validate import check_rows, exchange_by_bucket
+from recsys.ratings.validate import check_rows, put_in_buckets
 from recsys.session import ROOT
 
 CONTRACT = load_contract(ROOT / "conf/contracts/ratings.yaml")
@@ -22,7 +22,7 @@ def messages(spark: SparkSession, *values: bytes | None, key: bytes | None = Non
 
 def check(found: DataFrame, ranges: list[OffsetRange] = WHOLE) -> DataFrame:
     candidates = parse_messages(found, ranges, CONTRACT, max_bytes=400)
-    return check_rows(exchange_by_bucket(candidates, 4), CONTRACT, now_us=NOW_US)
+    return check_rows(put_in_buckets(candidates, 4), CONTRACT, now_us=NOW_US)
 
 
 def test_every_poison_message_is_named_and_keeps_its_offset_and_text(spark: SparkSession) -> None:

@@ -16,7 +16,7 @@ from recsys.schemas import ITEMS, RATINGS
 from recsys.store.files import Files
 from recsys.store.items import read_items
 from recsys.store.params import WarehouseParams
-from recsys.store.tables import SPECS, Table, Tables, Txn
+from recsys.store.tables import SPECS, Changes, Table, Tables, Txn
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -116,9 +116,9 @@ def test_the_log_says_which_partitions_got_rows(spark: SparkSession, tmp_path: P
             "append"
         ).save(path)
     table = Table(spark, Files(spark), "parts", path)
-    assert table.partitions_added("bucket", after=0, through=2) == {"1", "5"}
+    assert table.changes("bucket", after=0, through=2) == Changes(frozenset({"1", "5"}))
     (tmp_path / "parts/_delta_log/00000000000000000001.json").unlink()
-    assert table.partitions_added("bucket", after=0, through=2) is None
+    assert table.changes("bucket", after=0, through=2) is None
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from recsys.ratings.contract import RatingsContract, UnknownColumns, load_contra
 from recsys.ratings.items import number_new_items, parse_catalogue
 from recsys.ratings.landing import Fault, Layout
 from recsys.ratings.parse import parse_columns, parse_lines
-from recsys.ratings.validate import check_rows, exchange_by_bucket, is_accepted, mark_duplicates
+from recsys.ratings.validate import check_rows, is_accepted, keep_checked, put_in_buckets
 from recsys.session import ROOT
 
 CONTRACT = load_contract(ROOT / "conf/contracts/ratings.yaml")
@@ -31,7 +31,7 @@ def lines(spark: SparkSession, texts: list[str]) -> DataFrame:
 
 
 def check(candidates: DataFrame, contract: RatingsContract = CONTRACT) -> DataFrame:
-    return check_rows(exchange_by_bucket(candidates, 4), contract, now_us=NOW_US)
+    return check_rows(put_in_buckets(candidates, 4), contract, now_us=NOW_US)
 
 
 def broken_rules(checked: DataFrame) -> dict[str, list[str]]:
@@ -213,7 +213,7 @@ def test_case_15_an_event_twice_in_a_batch_is_kept_once_and_a_correction_is_anot
         "u,i,2,1700000009,x,",  # one id, newer: this one stays
         f"v,i,2,{DAY},x,",  # another user's event of that id
     ]
-    checked = mark_duplicates(check(parse_lines(lines(spark, texts), CSV, None, CONTRACT)))
+    checked = keep_checked(check(parse_lines(lines(spark, texts), CSV, None, CONTRACT))).rows
     kept = checked.where(is_accepted()).select("user_id", "value", sf.unix_seconds("event_time"))
     assert sorted(tuple(row) for row in kept.collect()) == [
         ("u", 2.0, 1_700_000_009),

@@ -101,6 +101,7 @@ def test_a_refusal_lasts_until_a_candidate_is_promoted() -> None:
     fold_in = replace(OK, job="train_model", details={"promoted": False})
     assert refusal not in judge_run(fold_in).checked
     assert refusal in judge_run(replace(fold_in, details={"promoted": True})).checked
+    assert (Kind.GATE_REFUSED, "promote_model") in judge_run(replace(OK, job="promote_model")).checked
 
 
 class Inbox:

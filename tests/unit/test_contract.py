@@ -10,7 +10,7 @@ import yaml
 from pyspark.sql.types import BooleanType, LongType, StringType, TimestampType
 
 from recsys.errors import ConfigError
-from recsys.ratings.contract import RatingsContract, load_contract, parquet_types
+from recsys.ratings.contract import STORED, RatingsContract, load_contract, parquet_types
 from recsys.ratings.params import IngestParams
 from recsys.ratings.parse import TEXTS
 from recsys.ratings.rules import make_constraints, make_rules
@@ -95,12 +95,17 @@ def test_types_of_parquet_follow_from_the_logical_types() -> None:
     assert isinstance(BooleanType(), parquet_types("withdrawn"))
 
 
+def test_stored_types_are_those_of_the_ratings_table() -> None:
+    assert {name: RATINGS[name].dataType.simpleString() for name in STORED} == STORED
+    assert set(RATINGS.names) - set(STORED) == {"batch", "bucket"}
+
+
 def test_every_rule_is_part_of_the_constraint_of_its_column_and_every_column_of_a_rating_has_one() -> None:
     for file in (SHIPPED, EVENTS):
         contract = load_contract(file)
         constraints = make_constraints(contract)
         for rule in make_rules(contract):
-            assert rule.holds in constraints[f"contract_{rule.column}"]
+            assert rule.sql in constraints[f"contract_{rule.column}"]
         rating = set(RATINGS.names) - {"batch", "bucket"}
         assert {f"contract_{name}" for name in rating} == set(constraints)
 

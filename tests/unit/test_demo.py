@@ -11,6 +11,7 @@ import pytest
 
 from demo import run
 from demo.landing_files import LandingFile, Rating, plan_steps
+from demo.read_lists import Published, find_difference
 
 DAY = 86_400
 # Ten a day, from midnight on.
@@ -72,3 +73,29 @@ def test_a_catalogue_whose_unpacking_was_killed_is_unpacked_again(
     run.place_catalogue(tmp_path)
     whole = gzip.decompress((run.SAMPLE / "movies.dat.gz").read_bytes())
     assert (tmp_path / "catalogue" / "movies.dat").read_bytes() == whole
+
+
+def published(**lists: list[tuple[str, float, str]]) -> Published:
+    return Published(1, 1, lists, {})
+
+
+def test_lists_that_rounding_alone_has_changed_pass_for_the_same_and_no_others_do() -> None:
+    rest = [(f"i{n}", float(n), "trending") for n in range(998, 0, -1)]
+    entries = [("i1000", 999.0, "trending"), ("i999", 998.99996, "trending"), *rest]
+    swapped = [("i999", 999.0, "trending"), ("i1000", 998.99992, "trending"), *rest]
+    one = published(u1=entries, u2=entries, u3=[("i1", 1.0, "trending")])
+    assert find_difference(one, one).is_rounding
+    rounded = find_difference(one, published(u1=swapped, u2=entries, u3=[("i1", 1.0, "trending")]))
+    assert (rounded.entries, rounded.n_entries) == (2, 2001)
+    assert rounded.score == pytest.approx(4e-5, rel=0.01)
+    assert rounded.is_rounding
+
+    for other in (
+        published(u1=swapped, u2=swapped, u3=[("i1", 1.0, "trending")]),  # 4 of 2,001
+        published(u1=entries, u2=entries, u3=[("i1", 1.001, "trending")]),
+        published(u1=entries, u2=entries),
+        published(u1=entries, u2=entries, u3=[]),
+        published(u1=entries, u2=entries, u3=[("i1", 1.0, "trending")], u4=[]),
+    ):
+        assert not find_difference(one, other).is_rounding
+        assert not find_difference(other, one).is_rounding

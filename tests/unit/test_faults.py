@@ -76,13 +76,31 @@ def from_java(said: str, *, cause: str = "") -> Py4JJavaError:
         (LOST, StorageError, "no DataNode of HDFS gives a block of '/landing/1.csv'."),
         ("java.io.IOException: No space left on device", StorageError, "no space is left on a disk of this machine."),
         (
+            "org.apache.spark.SparkException: [FAILED_READ_FILE.NO_HINT] Encountered error while reading file "
+            "hdfs://h:1/w/items/_delta_log/00000000000000000005.json.  SQLSTATE: KD001",
+            TableDamagedError,
+            "'hdfs://h:1/w/items/_delta_log/00000000000000000005.json' is damaged or gone",
+        ),
+        (
+            "java.lang.RuntimeException: file:/w/items/_delta_log/00000000000000000002.checkpoint.parquet is not a "
+            "Parquet file. Expected magic number at tail, but found [0, 0, 28, 0]",
+            TableDamagedError,
+            "'file:/w/items/_delta_log/00000000000000000002.checkpoint.parquet' is damaged or gone",
+        ),
+        (
+            "org.apache.spark.sql.delta.DeltaFileNotFoundException: [DELTA_TRUNCATED_TRANSACTION_LOG] "
+            "file:/w/items/_delta_log/00000000000000000004.json: Unable to reconstruct state at version 5 as",
+            TableDamagedError,
+            "'file:/w/items/_delta_log/00000000000000000004.json' is damaged or gone",
+        ),
+        (
             f"org.apache.spark.SparkException: {GONE} does not exist.",
             TableDamagedError,
             "'hdfs://h:1/w/blocks/part-0.parquet' is gone, and a table needs it",
         ),
     ],
 )
-def test_cases_24_25_40_87_a_fault_is_one_line_with_where_and_what_to_do(
+def test_cases_24_25_40_41_42_87_a_fault_is_one_line_with_where_and_what_to_do(
     said: str, kind: type[RecsysError], words: str
 ) -> None:
     told = explain(from_java(said))

@@ -8,12 +8,16 @@ from jobs.pipeline import read_interval
 from recsys.errors import UsageError
 
 JOBS = (
+    "land_ratings",
     "ingest_ratings",
     "train_model",
     "promote_model",
     "score_users",
     "rollback",
     "maintain_tables",
+    "forget_user",
+    "quarantine",
+    "repair_tables",
     "status",
     "pipeline",
 )

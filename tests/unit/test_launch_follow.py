@@ -169,6 +169,7 @@ def test_in_client_mode_a_signal_goes_on_to_the_driver(tmp_path: Path) -> None:
 def test_a_launcher_under_nohup_outlives_its_terminal(ignored: str, code: int) -> None:
     launcher = (
         "import os, signal, sys\nfrom launch.follow import Stopped, raised_signals\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # the tests themselves may run under nohup
         f"signal.signal({ignored}, signal.SIG_IGN)\n"
         "try:\n    with raised_signals(): os.kill(os.getpid(), signal.SIGHUP)\n"
         "except Stopped as stopped: sys.exit(stopped.exit_code)\n"

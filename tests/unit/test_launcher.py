@@ -22,7 +22,9 @@ def launch(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 def test_all_jobs_of_the_design_are_there() -> None:
     names = {"ingest_ratings", "train_model", "promote_model", "score_users", "rollback", "maintain_tables", "status"}
-    assert {f"{name}.py" for name in names | {"pipeline"}} == set(JOBS)
+    assert {
+        f"{name}.py" for name in names | {"pipeline", "repair_tables", "forget_user", "quarantine", "land_ratings"}
+    } == set(JOBS)
 
 
 @pytest.mark.parametrize("job", JOBS)

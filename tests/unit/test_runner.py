@@ -1,11 +1,12 @@
 """What is recorded of a job's run, however it ends."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from jobs.runner import JobContext, JobResult, perform
+from jobs.runner import JobContext, JobResult, RunRows, perform
 from recsys import columns as c
 from recsys.config import Settings
 from recsys.errors import UsageError
@@ -28,6 +29,9 @@ class Recorder:
 
     def coalesce(self, n: int) -> "Recorder":
         return self
+
+    def check_last_commits(self) -> None:
+        """Nothing is damaged here."""
 
     def append(self, rows: "Recorder") -> None:
         self.commits.append(rows.rows)
@@ -56,6 +60,25 @@ def test_a_turn_and_its_jobs_are_one_commit_and_a_failed_one_is_recorded(setting
     with pytest.raises(UsageError):
         perform(context, "wrong", refuse)
     assert jobs_of(recorder.commits) == [[("step", "ok", 0), ("turn", "ok", 0)], [("wrong", "UsageError", 2)]]
+
+
+def test_a_run_says_how_many_ran_inside_it_and_those_commit_at_once_where_it_runs_on_for_weeks(
+    settings: Settings,
+) -> None:
+    context, recorder = open_recorded(settings)
+
+    def batches(job: JobContext) -> JobResult:
+        own = replace(job, runs=RunRows(around=job.runs))
+        perform(own, "batch", done)
+        perform(own, "batch", done)
+        return done(job)
+
+    perform(context, "turn", lambda job: perform(job, "step", lambda inner: perform(inner, "part", done)))
+    perform(context, "continuous", batches)
+    [turn, batch, _, continuous] = [{row[c.JOB]: row[c.COUNTS] for row in rows} for rows in recorder.commits]
+    assert turn == {"part": {}, "step": {c.INNER_RUNS: 1}, "turn": {c.INNER_RUNS: 2}}
+    assert batch == {"batch": {}}
+    assert continuous == {"continuous": {c.INNER_RUNS: 2}}
 
 
 def test_after_an_interrupt_later_runs_are_recorded_and_the_interrupted_one_with_them(settings: Settings) -> None:
