@@ -9,6 +9,7 @@ commit.
 import json
 import logging
 import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,6 +57,15 @@ _COMMITS: Final = 2**28
 
 # Commit, checksum or checkpoint; the local file system adds a hidden checksum of each.
 _LOG_FILE: Final = re.compile(r"\.?(\d{20})\.")
+
+# What Delta says of a folder that is not empty and no table, and what it writes there before there is a first commit.
+_NO_TABLE: Final = (
+    "DELTA_CREATE_TABLE_WITH_NON_EMPTY_LOCATION",
+    "DELTA_MISSING_DELTA_TABLE",
+    "DELTA_TABLE_NOT_FOUND",
+)
+_UNFINISHED: Final = re.compile(r"\.[^/]*\.(tmp|crc)|_(commits|sidecars)/.*|__[^/]*")
+_MAKING_S: Final = 10.0  # in which who makes a table at the same time has made it
 
 ATTEMPTS: Final = 3  # of one commit that others' commits are in the way of
 _CONFLICTS: Final = (
@@ -158,7 +168,11 @@ class Table:
             ) from err
 
     def create(self, spec: TableSpec, properties: Mapping[str, str]) -> None:
-        """Make the table, unless it is there already."""
+        """Make the table, unless it is there already or another job makes it at the same time.
+
+        Raises:
+            ConfigError: there is something else in its folder.
+        """
         builder = DeltaTable.createIfNotExists(self._spark).location(self.path).addColumns(spec.schema)
         # A checkpoint costs ten times what an append to a small table does; reading fifty commits costs little.
         builder = builder.property("delta.checkpointInterval", "50")
@@ -166,11 +180,39 @@ class Table:
             builder = builder.property("delta.dataSkippingStatsColumns", ",".join(spec.found_by))
         for key, value in properties.items():
             builder = builder.property(key, value)
-        try:
-            builder.partitionedBy(*spec.partitioned_by).execute()
-        except _CONFLICTS:  # another job makes the same table
-            if not self.exists():
-                raise
+        builder = builder.partitionedBy(*spec.partitioned_by)
+        given_up = time.monotonic() + _MAKING_S
+        while True:
+            try:
+                builder.execute()
+            except _CONFLICTS:
+                pass
+            except AnalysisException as err:  # another has made the folder of the log, and no commit yet
+                if err.getCondition() not in _NO_TABLE:
+                    raise
+            if self.exists():
+                return
+            if time.monotonic() > given_up:
+                self._clear_stillborn()
+                given_up = time.monotonic() + _MAKING_S
+            time.sleep(_MAKING_S / 50)
+
+    def _clear_stillborn(self) -> None:
+        """Remove what a job left that was killed while it made the table: a log without its first commit.
+
+        Raises:
+            ConfigError: there is more in the folder than that.
+        """
+        log_folder = f"{self.path}/_delta_log"
+        left = [file.path for file in self._files.list_files(self.path, recursive=True)]
+        more = [path for path in left if not _UNFINISHED.fullmatch(path.rpartition("/_delta_log/")[2])]
+        if more:
+            raise ConfigError(
+                f"table '{self.name}' cannot be made: '{self.path}' is no Delta table and holds {len(more):,} files, "
+                f"such as '{more[0]}'. Move them away, or set warehouse.root to another folder."
+            )
+        self._files.delete(log_folder, recursive=True)
+        log_event(log, "half_made_table_removed", level=logging.WARNING, table=self.name)
 
     def read(self) -> DataFrame:
         """The rows of the latest version."""

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.types import StructType
 
-from recsys.errors import CommitConflictError, GateRefusedError
+from recsys.errors import CommitConflictError, ConfigError, GateRefusedError
 from recsys.schemas import ITEMS
 from recsys.session import ROOT
 from recsys.store.files import Files
@@ -321,3 +321,29 @@ def test_case_37_two_who_make_the_same_table_at_once_both_go_on(spark: SparkSess
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: table.create(SPECS["items"], {}), range(4)))
     assert (table.version(), table.read().count()) == (0, 0)
+
+
+def test_case_37_a_table_whose_maker_was_killed_before_the_first_commit_is_made(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.store.tables._MAKING_S", 0.2)
+    left = tmp_path / "items" / "_delta_log" / ".00000000000000000000.json.3f1c.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    table = Table(spark, Files(spark), "items", f"file:{tmp_path}/items")
+    table.create(SPECS["items"], {})
+    assert (table.version(), table.read().count()) == (0, 0)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "_delta_log/_last_checkpoint"])
+def test_files_of_others_where_a_table_would_be_made_are_left_alone(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("recsys.store.tables._MAKING_S", 0.2)
+    theirs = tmp_path / "items" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("")
+    with pytest.raises(ConfigError, match=r"'items' cannot be made: .* holds 1 files, such as .*Move them away"):
+        Table(spark, Files(spark), "items", f"file:{tmp_path}/items").create(SPECS["items"], {})
+    assert theirs.exists()
