@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT)]
 
 from demo.landing_files import LandingFile, plan_steps, read_sample  # noqa: E402
 from demo.read_lists import Published, fetch_published, find_difference  # noqa: E402
-from demo.run import CATALOGUE, INTERPRETED, SAMPLE, demo_overrides  # noqa: E402
+from demo.run import CATALOGUE, SAMPLE, demo_overrides  # noqa: E402
 from demo.show import N_USERS  # noqa: E402
 from launch.cluster import conf_dir  # noqa: E402
 from launch.command import Machine  # noqa: E402
@@ -30,6 +30,7 @@ from launch.hadoop import Hadoop  # noqa: E402
 from launch.java import find_java  # noqa: E402
 from recsys.errors import ConfigError, GateRefusedError, RecsysError  # noqa: E402
 from recsys.evaluation.report import StepReport  # noqa: E402
+from recsys.session import INTERPRETED  # noqa: E402
 
 # A hundred thousand ratings ask for no more, and a cluster of one node has no more.
 ONE_NODE: Final = {

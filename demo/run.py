@@ -25,11 +25,9 @@ from recsys import columns as c  # noqa: E402
 from recsys.config import Settings, load_settings  # noqa: E402
 from recsys.errors import RecsysError  # noqa: E402
 from recsys.evaluation.report import StepReport  # noqa: E402
-from recsys.session import start_session  # noqa: E402
+from recsys.session import INTERPRETED, start_session  # noqa: E402
 from recsys.store.registry import Registry  # noqa: E402
 
-# A few thousand rows a step: to compile every query's code takes longer than to interpret it.
-INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 SAMPLE = ROOT / "data" / "movietweetings-100k"
 CATALOGUE = LandingFile("movies.dat", lambda: gzip.decompress((SAMPLE / "movies.dat.gz").read_bytes()))
 

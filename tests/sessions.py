@@ -1,11 +1,15 @@
 """How tests run Spark: two tasks at once, and no more partitions than that.
 
-Nothing runs long enough for the JVM's second compiler to earn back what it takes: a third of all CPU time.
+Nothing runs long enough for compilers to earn back what they take, a third of all CPU time each: the JVM's second one,
+and Spark's of queries. The benchmarks' tests (tests/benchmarks) run with conf/spark-local.conf as it is.
 """
 
 from typing import Final
 
+from recsys.session import INTERPRETED
+
 TWO_TASKS: Final = {
+    **INTERPRETED,
     "spark.master": "local[2]",
     "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",

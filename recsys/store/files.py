@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,17 @@ class Files:
         self._session: Any = spark._jsparkSession
         self._gateway: Any = spark.sparkContext._gateway
         self._conf: Any = spark.sparkContext._jsc.hadoopConfiguration()
+        self._classes: dict[str, Any] = {}
+        self._path = self.java_class("org.apache.hadoop.fs.Path")
+
+    def java_class(self, name: str) -> Any:
+        """A class of the JVM by its full name.
+
+        Kept, because py4j looks through all jars for a class of each package's name: 20 ms for one of Spark's.
+        """
+        if name not in self._classes:
+            self._classes[name] = reduce(getattr, name.split("."), self._jvm)
+        return self._classes[name]
 
     def resolve(self, path: str) -> str:
         """The path with its scheme; a relative one is below the working directory, or the home on HDFS."""
@@ -95,8 +107,8 @@ class Files:
     def unpacked_size(self, path: str, at_most: int) -> int:
         """Bytes that a gzip file holds, counted no further than ``at_most``; the file is read, so a torn one fails."""
         with self._stream(path, unpack=True) as stream:
-            nowhere = self._jvm.java.io.OutputStream.nullOutputStream()
-            return int(self._jvm.org.apache.commons.io.IOUtils.copyLarge(stream, nowhere, 0, at_most))
+            nowhere = self.java_class("java.io.OutputStream").nullOutputStream()
+            return int(self.java_class("org.apache.commons.io.IOUtils").copyLarge(stream, nowhere, 0, at_most))
 
     def parquet_schema(self, path: str) -> StructType:
         """The columns of a Parquet file, from its footer."""
@@ -122,7 +134,7 @@ class Files:
     def sha256(self, path: str) -> str:
         """SHA-256 of the content in hex, streamed inside the JVM."""
         with self._stream(path) as stream:
-            return str(self._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
+            return str(self.java_class("org.apache.commons.codec.digest.DigestUtils").sha256Hex(stream))
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small file, replacing an older one; readers see the old content or the new, never a part."""
@@ -134,13 +146,13 @@ class Files:
         if local := _local_path(target):
             os.replace(_local_path(source) or source, local)
             return
-        hadoop = self._jvm.org.apache.hadoop.fs
-        rename = getattr(hadoop, "Options$Rename")
+        rename = self.java_class("org.apache.hadoop.fs.Options$Rename")
         overwrite = self._gateway.new_array(rename, 1)
         overwrite[0] = rename.OVERWRITE
-        context = hadoop.FileContext.getFileContext(hadoop.Path(target).toUri(), self._conf)
+        contexts = self.java_class("org.apache.hadoop.fs.FileContext")
+        context = contexts.getFileContext(self._path(target).toUri(), self._conf)
         with _translated(target):
-            context.rename(hadoop.Path(source), hadoop.Path(target), overwrite)
+            context.rename(self._path(source), self._path(target), overwrite)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a small file unless there is one already: of several callers exactly one gets True."""
@@ -160,7 +172,7 @@ class Files:
         """Give a file or folder another name; False when that was not possible."""
         fs, jpath = self._open(source)
         with _translated(source):
-            return bool(fs.rename(jpath, self._jvm.org.apache.hadoop.fs.Path(target)))
+            return bool(fs.rename(jpath, self._path(target)))
 
     def delete(self, path: str, *, recursive: bool = False) -> bool:
         """Remove a file, or a folder with everything in it; False when there was none."""
@@ -180,12 +192,12 @@ class Files:
         with _translated(path):
             stream = fs.open(jpath)
             try:
-                yield self._jvm.java.util.zip.GZIPInputStream(stream) if unpack else stream
+                yield self.java_class("java.util.zip.GZIPInputStream")(stream) if unpack else stream
             finally:
                 stream.close()
 
     def _open(self, path: str) -> tuple[Any, Any]:
-        jpath = self._jvm.org.apache.hadoop.fs.Path(path)
+        jpath = self._path(path)
         fs = jpath.getFileSystem(self._conf)
         # Spark's local file system leaves a .crc file beside every file it writes and trusts stale ones.
         if fs.getUri().getScheme() == "file":

@@ -560,10 +560,10 @@ class Table:
         log_event(log, "commit_conflict", level=logging.WARNING, table=self.name, error=kind, attempt=attempt)
 
     def _snapshot(self) -> Any:
-        jvm: Any = self._spark._jvm
         session: Any = self._spark
-        delta_log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session._jsparkSession, self.path)
-        none = jvm.scala.Option.empty()
+        logs = self._files.java_class("org.apache.spark.sql.delta.DeltaLog")
+        delta_log = logs.forTable(session._jsparkSession, self.path)
+        none = self._files.java_class("scala.Option").empty()
         return delta_log.update(False, none, none)
 
     def _transactions(self) -> dict[str, int]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import pyspark
 
 from demo.cluster import ONE_NODE
-from recsys.session import ROOT
+from recsys.session import INTERPRETED, ROOT
 from tests.cluster.hadoop import Hadoop
 
 # What fits on one node; nodes are this machine, so that neither jars nor Python need be copied.
 SIZES = {
     **ONE_NODE,
+    **INTERPRETED,
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m "
     "-Djava.net.preferIPv4Stack=true",
     "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true",
