@@ -17,6 +17,7 @@ from pyspark.sql.types import StructType
 from benchmarks import data
 from recsys import columns as c
 from recsys.blocks.codec import encode_row, gather_batches, pack_items, pack_values
+from recsys.ratings.validate import bucket_of, own_event_id
 from recsys.schemas import RATINGS, SPLIT_BLOCKS
 from recsys.store.tables import Tables
 
@@ -126,15 +127,13 @@ def append_batch(spark: SparkSession, tables: Tables, world: data.World, batch: 
             )
 
     user_id = sf.concat(sf.lit("u"), sf.lpad(sf.col(_NUMBER).cast("string"), 9, "0"))
-    # The bucket and event id that ingestion gives (recsys.ratings.validate).
-    bucket = sf.pmod(sf.xxhash64(user_id), sf.lit(tables.buckets)).cast("int")
-    event_id = sf.lpad(sf.lower(sf.hex(sf.xxhash64(c.USER_ID, c.ITEM_ID, c.VALUE, c.EVENT_TIME))), 16, "0")
+    bucket = bucket_of(user_id, tables.buckets)
     drawn = StructType([RATINGS[name] for name in (c.USER_ID, c.ITEM_ID, c.VALUE, c.EVENT_TIME, c.BUCKET)])
     users = spark.range(world.shape.n_users).select(sf.col("id").alias(_NUMBER)).select(_NUMBER, bucket.alias(c.BUCKET))
     events = (
         users.repartition(min(tables.buckets, 16), c.BUCKET)
         .mapInArrow(to_events, drawn)
-        .withColumns({c.EVENT_ID: event_id, c.BATCH: sf.lit(batch).cast("long")})
+        .withColumns({c.EVENT_ID: own_event_id(), c.BATCH: sf.lit(batch).cast("long")})
         .select(*RATINGS.names)
     )
     appended = tables.ratings.append(events, options={"compression": "zstd"})

@@ -32,9 +32,7 @@ def run(writer: LandingWriter, file_format: FileFormat | None, files: Sequence[s
         RatingsRefusedError: ratings in a file would be refused; the files before it were landed.
     """
     return [
-        writer.write(
-            read(writer, file_format, name), stem="ratings" if name == STDIN else Path(name).name.split(".")[0]
-        )
+        writer.write(read(writer, file_format, STDIN)) if name == STDIN else writer.write_file(Path(name))
         for name in files
     ]
 

@@ -238,21 +238,21 @@ def open_context(name: str, args: argparse.Namespace, *, makes_tables: bool, ope
         load_contract(ROOT / settings.contract)
     spark = start_session(name, env=args.env)
     spark.sparkContext.setLogLevel("INFO" if args.verbose else "ERROR")
+    files = Files(spark)
     if makes_tables:
-        check_sources(Files(spark), settings)  # before tables are made at what may be a mistyped path
-    elif not _has_warehouse(spark, settings):
+        check_sources(files, settings)  # before tables are made at what may be a mistyped path
+    elif not _has_warehouse(files, settings):
         root = settings.warehouse.root
         raise UsageError(
             f"there is no warehouse at '{root}'. Correct warehouse.root, or run ingest_ratings there first."
         )
     if not opens_tables:
-        return JobContext(spark, settings, Tables(spark, settings.warehouse), Files(spark), args)
+        return JobContext(spark, settings, Tables(spark, settings.warehouse), files, args)
     return make_context(spark, settings, args)
 
 
-def _has_warehouse(spark: SparkSession, settings: Settings) -> bool:
+def _has_warehouse(files: Files, settings: Settings) -> bool:
     """Whether there is one, whole or damaged."""
-    files = Files(spark)
     return files.exists(f"{files.resolve(settings.warehouse.root)}/ratings/_delta_log")
 
 
@@ -260,7 +260,7 @@ def make_context(spark: SparkSession, settings: Settings, args: argparse.Namespa
     """The context for a session that runs already: how jobs are called from Python."""
     tables = Tables(spark, settings.warehouse)
     tables.open_or_create()
-    return JobContext(spark, settings, tables, Files(spark), args or argparse.Namespace())
+    return JobContext(spark, settings, tables, tables.files, args or argparse.Namespace())
 
 
 def perform(

@@ -1,5 +1,6 @@
 """Column names, each spelled once. A column of a table is never named by a string literal elsewhere."""
 
+from collections.abc import Iterable
 from typing import Final
 
 # ratings
@@ -92,3 +93,8 @@ EXIT_CODE: Final = "exit_code"
 MESSAGE: Final = "message"
 STARTED_AT: Final = "started_at"
 SECONDS: Final = "seconds"
+
+
+def among(column: str, numbers: Iterable[int | str]) -> str:
+    """SQL: whether a column holds one of these whole numbers; Delta tells files by it where the column is a folder."""
+    return f"{column} IN ({', '.join(map(str, sorted(map(int, numbers))))})"

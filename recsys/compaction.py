@@ -21,7 +21,7 @@ from recsys.errors import ConservationError
 from recsys.events import log_event
 from recsys.store.locks import check_held
 from recsys.store.pause import pause_at
-from recsys.store.tables import SUPERSEDED, Tables
+from recsys.store.tables import SUPERSEDED, Table, Tables
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +56,13 @@ def compact_ratings(tables: Tables, *, share: float, compression: str) -> Compac
     newest = rows.agg(sf.max(c.BATCH)).collect()[0][0]
     if newest is None:
         return Compaction()
-    marked = _mark(rows, newest, keeps=keeps_events(tables.ratings))
+    keeps = keeps_events(tables.ratings)
+    marked = _mark(rows, newest, keeps=keeps)
     counts = marked.groupBy(c.BUCKET).agg(sf.count("*").alias("n"), sf.count_if(~sf.col(_STAYS)).alias(SUPERSEDED))
     worth = sorted(row for row in counts.collect() if row[SUPERSEDED] > 0 and row[SUPERSEDED] >= share * row["n"])
     at_once = rows.sparkSession.sparkContext.defaultParallelism
     for first in range(0, len(worth), at_once):
-        _compact(tables, worth[first : first + at_once], newest, compression)
+        _compact(tables.ratings, worth[first : first + at_once], newest, compression, keeps=keeps)
     done = Compaction(sum(row[SUPERSEDED] for row in worth), len(worth))
     log_event(log, "ratings_compacted", superseded=done.superseded, buckets=done.buckets)
     return done
@@ -77,12 +78,11 @@ def _mark(rows: DataFrame, newest_batch: int, *, keeps: bool) -> DataFrame:
     return rows.withColumn(_STAYS, (sf.row_number().over(newest_first) == 1) | (sf.col(c.BATCH) == newest_batch))
 
 
-def _compact(tables: Tables, group: Sequence[Row], newest_batch: int, compression: str) -> None:
+def _compact(ratings: Table, group: Sequence[Row], newest_batch: int, compression: str, *, keeps: bool) -> None:
     """Rewrite some buckets in one commit, after a look whether anybody could see a difference."""
     check_held()
-    ratings, keeps = tables.ratings, keeps_events(tables.ratings)
     version = ratings.version()
-    where = f"{c.BUCKET} IN ({', '.join(str(row[c.BUCKET]) for row in group)})"
+    where = c.among(c.BUCKET, (row[c.BUCKET] for row in group))
     before = ratings.read_version(version).where(where)
     # The window needs no exchange of its own: rows of one bucket are together already.
     marked = _mark(before.repartition(len(group), c.BUCKET), newest_batch, keeps=keeps)

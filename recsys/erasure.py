@@ -39,6 +39,7 @@ from recsys.ratings.contract import RatingsContract, load_contract
 from recsys.ratings.erasure import UnreadableFileError, require_unnamed, strip_users
 from recsys.ratings.landing import Arrival, LandedFile, inspect, is_being_written, list_all
 from recsys.ratings.ledger import ERASED, Claim, Counts, Entry
+from recsys.ratings.validate import bucket_of
 from recsys.replay import drop_leftovers
 from recsys.session import ROOT
 from recsys.store.checkpoints import drop_checkpoints
@@ -161,8 +162,7 @@ class Erasure:
         return [tables.ratings, tables.user_blocks, tables.quarantine, tables.recommendations]
 
     def _delete_ratings(self, users: Suppression) -> int:
-        among = ", ".join(map(str, self._buckets()))
-        where = f"{c.BUCKET} IN ({among}) AND {users.condition()}"
+        where = f"{c.among(c.BUCKET, self._buckets())} AND {users.condition()}"
         n = self._tables.ratings.read().where(where).count()
         if n > 0:
             self._tables.ratings.delete(where)
@@ -183,7 +183,7 @@ class Erasure:
         redacted = rows.mapInArrow(partial(_redact, user_ids=self._user_ids, only_changed=True), schemas.QUARANTINE)
         found = redacted.groupBy(c.BATCH).count().collect()
         if found:
-            where = f"{c.BATCH} IN ({', '.join(str(row[c.BATCH]) for row in found)})"
+            where = c.among(c.BATCH, (row[c.BATCH] for row in found))
             table.replace(
                 rows.where(where).mapInArrow(partial(_redact, user_ids=self._user_ids), schemas.QUARANTINE), where
             )
@@ -354,8 +354,7 @@ class Erasure:
 
     def _buckets(self) -> list[int]:
         ids = self._spark.createDataFrame([(own,) for own in sorted(self._user_ids)], f"{c.USER_ID} STRING")
-        bucket = sf.pmod(sf.xxhash64(c.USER_ID), sf.lit(self._tables.buckets)).cast("int")
-        return sorted({row[0] for row in ids.select(bucket).collect()})
+        return sorted({row[0] for row in ids.select(bucket_of(c.USER_ID, self._tables.buckets)).collect()})
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ from recsys.ratings.validate import (
 )
 from recsys.session import ROOT
 from recsys.store.faults import explain
-from recsys.store.files import Files
+from recsys.store.files import Files, as_pattern
 from recsys.store.items import read_items
 from recsys.store.pause import pause_at
 from recsys.store.suppressed import read_suppression
@@ -251,7 +251,7 @@ class Ingestion:
             tables.ratings.read_ahead()
             events = tables.ratings.read().where(sf.col(c.BATCH) == claim.batch)
         pause_at("replay:after_ratings")
-        where = f"{c.BATCH} IN ({', '.join(map(str, own.batches))})"
+        where = c.among(c.BATCH, own.batches)
         if own.batches:
             staged = read(schemas.QUARANTINE).parquet(f"{folder}/{STAGED_QUARANTINE}")
             tables.quarantine.replace(staged.coalesce(1), where)
@@ -444,7 +444,7 @@ def read_files(spark: SparkSession, folder: str, files: Sequence[LandedFile], co
     """Candidate rows of files that have one layout and one fault, or none."""
     layout, fault = files[0].layout, files[0].fault
     assert layout is not None  # noqa: S101
-    paths = [re.sub(r"([\\*?\[\]{}])", r"\\\1", file.arrival.path) for file in files]
+    paths = [as_pattern(file.arrival.path) for file in files]
     reader = spark.read.option("recursiveFileLookup", "true")
     source = read_source(sf.col("_metadata.file_path"), folder).alias(c.SOURCE)
     if layout.reader != "parquet":
@@ -644,12 +644,17 @@ def read_ledger(tables: Tables) -> Seen:
     entries = read_entries(tables.ledger)
     seen = Seen(entries)
     if not entries and tables.ratings.version() > 0:
-        last = tables.ratings.read().agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0))).collect()[0][0]
+        last = newest_batch(tables.ratings.read())
         if last > 0:
             log_event(log, "ledger_is_empty_but_ratings_are_not", level=logging.WARNING)
         seen.last_batch = seen.last_accepted_batch = last
     _ledgers.put(tables.ledger, state, seen)
     return seen
+
+
+def newest_batch(ratings: DataFrame) -> int:
+    """The newest batch among rows of ratings; 0 where there are none."""
+    return int(ratings.agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0))).collect()[0][0])
 
 
 def read_entries(ledger: Table) -> list[Entry]:
@@ -712,7 +717,7 @@ def bring_blocks_up_to_date(
         touched = set(changes.appended)
     if not touched:  # the ledger has a batch that somebody took out of the ratings
         return 0
-    where = f"{c.BUCKET} IN ({', '.join(sorted(touched, key=int))})"
+    where = c.among(c.BUCKET, touched)
     old, files = tables.user_blocks.read().where(where), tables.ratings.read_files(events.where(where))
     with ThreadPoolExecutor(1, "items") as aside:  # some seconds in a new session, and nearly all of them no task runs
         reading = aside.submit(read_items, tables.items, tables.items.version())
@@ -768,11 +773,10 @@ def _pack_anew(
             f"rows of 'ratings' were deleted or replaced by {', '.join(changes.operations)}. Run repair_tables "
             "--dry-run: it tells whether the ledger has batches that the ratings lost"
         )
-    where = f"{c.BUCKET} IN ({', '.join(sorted(buckets, key=int))})"
+    where = c.among(c.BUCKET, buckets)
     before: int = tables.user_blocks.read().where(where).agg(_count_users()).collect()[0][0]
-    newest = tables.ratings.read_version(version).agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0)))
     # Not what the ledger says: a batch that a RESTORE took back may come again, and has to be new to the blocks then.
-    _pack_buckets(tables, where, through_batch=newest.collect()[0][0], version=version)
+    _pack_buckets(tables, where, through_batch=newest_batch(tables.ratings.read_version(version)), version=version)
     after: int = tables.user_blocks.read().where(where).agg(_count_users()).collect()[0][0]
     log_event(log, "blocks_packed_anew", level=logging.WARNING, buckets=len(buckets), why=why)
     tell(f"user blocks of {len(buckets):,} buckets were packed anew from all their ratings: {why}.")
@@ -850,7 +854,7 @@ def _is_small(tables: Tables, through_batch: int) -> bool:
 
 def repack(tables: Tables, buckets: Sequence[int]) -> None:
     """Pack the blocks of some buckets anew from the ratings, all of which the blocks must reflect."""
-    where = f"{c.BUCKET} IN ({', '.join(map(str, sorted(buckets)))})"
+    where = c.among(c.BUCKET, buckets)
     through = find_reflected(tables).batch
     _pack_buckets(tables, where, through_batch=through, version=tables.ratings.version())
 

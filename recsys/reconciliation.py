@@ -11,7 +11,15 @@ from pyspark.sql import functions as sf
 
 from recsys import columns as c
 from recsys.errors import TableDamagedError
-from recsys.ingestion import claim_file, count_batch, ledger_app, make_ledger_rows, read_claim, read_entries
+from recsys.ingestion import (
+    claim_file,
+    count_batch,
+    ledger_app,
+    make_ledger_rows,
+    newest_batch,
+    read_claim,
+    read_entries,
+)
 from recsys.ratings.ledger import ACCEPTED, REPLAYED, Claim, Counts, Entry, Replay
 from recsys.store.repair import Finding, State
 from recsys.store.tables import Tables
@@ -36,7 +44,7 @@ def reconcile(tables: Tables, *, dry_run: bool) -> list[Finding]:
     closed = max((entry.batch for entry in entries), default=0)
     if findings and not dry_run:  # what refused rows it had are written again with its files
         tables.quarantine.delete(f"{c.BATCH} > {closed}")
-    written = tables.ratings.read().agg(sf.coalesce(sf.max(c.BATCH), sf.lit(0))).collect()[0][0]
+    written = newest_batch(tables.ratings.read())
     if written > closed and entries and (claim is None or claim.batch != written):
         findings.append(_account_for(tables, written, state, dry_run=dry_run))
     if findings and not dry_run and tables.files.exists(path) and claim is None:

@@ -40,6 +40,10 @@ class Suppression:
         """What the list has of a user."""
         return sha256(f"{self.salt}{user_id}".encode()).hexdigest()
 
+    def hash_of(self, user_id: Column | str) -> Column:
+        """The same of a column."""
+        return sf.sha2(sf.concat(sf.lit(self.salt), user_id), 256)
+
     def only(self, hashes: Iterable[str]) -> "Suppression":
         """The same with some of the users."""
         return Suppression(self.salt, frozenset(hashes))
@@ -55,8 +59,7 @@ class Suppression:
 
     def is_named_in(self, column: str) -> Column:
         """Whether a word of a text is the id of one of them; null counts as no."""
-        words = sf.split(column, _BETWEEN)
-        hashed = sf.transform(words, lambda word: sf.sha2(sf.concat(sf.lit(self.salt), word), 256))
+        hashed = sf.transform(sf.split(column, _BETWEEN), self.hash_of)
         return sf.coalesce(sf.arrays_overlap(hashed, sf.array(*map(sf.lit, sorted(self.hashes)))), sf.lit(False))
 
 

@@ -83,10 +83,15 @@ class Checked:
             each.unpersist()
 
 
+def bucket_of(user_id: Column | str, buckets: int) -> Column:
+    """The bucket that a user is in, for as long as there is a warehouse."""
+    return sf.pmod(sf.xxhash64(user_id), sf.lit(buckets)).cast("int")
+
+
 def put_in_buckets(candidates: DataFrame, buckets: int) -> DataFrame:
     """Add ``bucket``, the one that a row's user is in; a row without a user is in any."""
-    bucket = sf.pmod(sf.xxhash64(sf.coalesce(c.USER_ID, c.RAW)), sf.lit(buckets))
-    return candidates.withColumn(c.BUCKET, bucket.cast("int"))
+    bucket = bucket_of(sf.coalesce(c.USER_ID, c.RAW), buckets)
+    return candidates.withColumn(c.BUCKET, bucket)
 
 
 def check_rows(
@@ -173,8 +178,12 @@ def type_columns(candidates: DataFrame, contract: RatingsContract) -> DataFrame:
     )
     if c.EVENT_ID in contract.required:
         return typed
-    own_id = sf.lpad(sf.lower(sf.hex(sf.xxhash64(c.USER_ID, c.ITEM_ID, c.VALUE, c.EVENT_TIME))), 16, "0")
-    return typed.withColumn(c.EVENT_ID, sf.coalesce(c.EVENT_ID, own_id))
+    return typed.withColumn(c.EVENT_ID, sf.coalesce(c.EVENT_ID, own_event_id()))
+
+
+def own_event_id() -> Column:
+    """The event id of a rating that came without one: the same for the same rating."""
+    return sf.lpad(sf.lower(sf.hex(sf.xxhash64(c.USER_ID, c.ITEM_ID, c.VALUE, c.EVENT_TIME))), 16, "0")
 
 
 def _read_number(text: Column) -> Column:

@@ -6,6 +6,7 @@ by a rename, which both systems do in one step.
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -227,6 +228,11 @@ class Files:
 
 def _to_status(status: Any) -> FileStatus:
     return FileStatus(str(status.getPath().toString()), int(status.getLen()), int(status.getModificationTime()))
+
+
+def as_pattern(path: str) -> str:
+    """A path as Spark's readers want it, which take what they are given for patterns."""
+    return re.sub(r"([\\*?\[\]{}])", r"\\\1", path)
 
 
 def _local_path(resolved: str) -> Path | None:

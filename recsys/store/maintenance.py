@@ -37,7 +37,7 @@ def drop_old_generations(tables: Tables, keep: int) -> list[int]:
     stored = {row[0] for row in tables.recommendations.read().select(c.GENERATION).distinct().collect()}
     dropped = sorted((stored & published) - kept)  # what is not published yet belongs to a scoring run
     if dropped:
-        tables.recommendations.delete(f"{c.GENERATION} IN ({', '.join(map(str, dropped))})")
+        tables.recommendations.delete(c.among(c.GENERATION, dropped))
         log_event(log, "generations_dropped", generations=dropped, kept=sorted(kept))
     return dropped
 

@@ -95,7 +95,7 @@ def count_forgotten_lists(tables: Tables, generation: int) -> int:
 
 
 def _find_generations(tables: Tables, users: Suppression) -> Mapping[str, Sequence[int]]:
-    own = sf.sha2(sf.concat(sf.lit(users.salt), sf.col(c.USER_ID)), 256).alias(c.USER_HASH)
+    own = users.hash_of(c.USER_ID).alias(c.USER_HASH)
     lists = tables.recommendations.read().where(users.holds()).select(own, c.GENERATION)
     found = lists.groupBy(c.USER_HASH).agg(sf.sort_array(sf.collect_set(c.GENERATION)).alias(c.LISTED_IN)).collect()
     return {row[c.USER_HASH]: row[c.LISTED_IN] for row in found}

@@ -29,7 +29,7 @@ from recsys import columns as c
 from recsys import schemas
 from recsys.errors import CommitConflictError, ConfigError, LockedError, StorageError, TableDamagedError
 from recsys.events import log_event
-from recsys.store.files import Files
+from recsys.store.files import Files, as_pattern
 from recsys.store.locks import LISTS, TABLES, Lock, held_for
 from recsys.store.logs import fault_of_commit, split_commit
 from recsys.store.params import WarehouseParams
@@ -240,8 +240,7 @@ class Table:
                 f"'{self.path}' needs a Delta reader of version {reader} (deletion vectors or mapped columns): its "
                 "files alone do not tell its rows. Take those features away again: ALTER TABLE ... DROP FEATURE."
             )
-        # Spark takes paths for patterns.
-        paths = [re.sub(r"([\\{}\[\]*?])", r"\\\1", path) for path in rows.inputFiles()]
+        paths = [as_pattern(path) for path in rows.inputFiles()]
         if not paths:
             return self._spark.createDataFrame([], f"{c.BUCKET} INT, {c.CONTENT} BINARY")
         found = self._spark.read.format("binaryFile").load(paths)
@@ -301,8 +300,7 @@ class Table:
 
     def forget(self) -> None:
         """Let Delta read the log anew: somebody took files out of it."""
-        jvm: Any = self._spark._jvm
-        jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+        self._logs.clearCache()
 
     def state(self) -> tuple[str, int]:
         """Identity and latest version."""
@@ -463,8 +461,8 @@ class Table:
         can read an earlier version afterwards.
         """
         snapshot = self._snapshot()
-        version, none = int(snapshot.version()), self._spark._jvm.scala.Option.empty()  # type: ignore[union-attr]
-        snapshot.deltaLog().checkpoint(snapshot, none)
+        version = int(snapshot.version())
+        snapshot.deltaLog().checkpoint(snapshot, self._none)
         folder = f"{self.path}/_delta_log"
         names = {file.path.rpartition("/")[2] for file in self._files.list_files(folder)}
         if not any(name.startswith(f"{version:020d}.checkpoint") for name in names):
@@ -561,10 +559,15 @@ class Table:
 
     def _snapshot(self) -> Any:
         session: Any = self._spark
-        logs = self._files.java_class("org.apache.spark.sql.delta.DeltaLog")
-        delta_log = logs.forTable(session._jsparkSession, self.path)
-        none = self._files.java_class("scala.Option").empty()
-        return delta_log.update(False, none, none)
+        return self._logs.forTable(session._jsparkSession, self.path).update(False, self._none, self._none)
+
+    @property
+    def _logs(self) -> Any:
+        return self._files.java_class("org.apache.spark.sql.delta.DeltaLog")
+
+    @property
+    def _none(self) -> Any:
+        return self._files.java_class("scala.Option").empty()
 
     def _transactions(self) -> dict[str, int]:
         """The highest version of each Delta transaction. Costs the reconstruction of the state, see `read_ahead`."""

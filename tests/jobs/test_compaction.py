@@ -17,10 +17,9 @@ from recsys.errors import CommitConflictError, ConservationError
 from recsys.store.tables import Table
 from tests.jobs.fingerprint import hash_tables, table_hash
 from tests.jobs.kills import kill_at_points
-from tests.jobs.warehouses import arguments, land_csv, make_settings
+from tests.jobs.warehouses import SMALL, arguments, land_csv, make_settings
 
 DAY = 1_700_000_000
-SETTINGS = {"warehouse.buckets": 2, "warehouse.users_per_block": 2, "ingest.max_bad_share": 1.0}
 # u1 i1: three events, the newest in the first batch. u2 i1: withdrawn. u3: nothing superseded.
 FIRST = [f"u1,i1,5,{DAY + 50}", f"u2,i1,4,{DAY}", f"u3,i1,3,{DAY}"]
 SECOND = [f"u1,i1,2,{DAY}", f"u4,i2,2,{DAY}"]
@@ -37,7 +36,7 @@ def origin(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pat
         land_csv(folder / "landing", f"{number}.csv", *rows)
         if rows is SECOND:
             (folder / "landing" / "2.jsonl").write_text(WITHDRAWAL)
-        assert ingest_ratings.main(arguments(folder / "warehouse", folder / "landing", SETTINGS)) == 0
+        assert ingest_ratings.main(arguments(folder / "warehouse", folder / "landing", SMALL)) == 0
     return folder
 
 
@@ -81,7 +80,7 @@ def test_what_is_left_is_the_newest_event_of_each_pair_and_the_newest_batch(cont
 
     assert ingest_ratings.run(context).notes == ()
     assert blocks(context) == packed
-    assert repair_tables.main([*arguments(folder / "warehouse", folder / "landing", SETTINGS), "--dry-run"]) == 0
+    assert repair_tables.main([*arguments(folder / "warehouse", folder / "landing", SMALL), "--dry-run"]) == 0
     shutil.rmtree(folder / "warehouse" / "user_blocks")
     again = make_context(context.spark, context.settings)
     ingest_ratings.run(again)
@@ -176,10 +175,10 @@ def test_rows_that_somebody_adds_meanwhile_are_not_lost(context: JobContext, mon
 def test_killed_around_the_commit_and_run_again_it_ends_as_if_undisturbed(
     spark: SparkSession, folder: Path, tmp_path: Path
 ) -> None:
-    words = arguments(folder / "warehouse", folder / "landing", SETTINGS)
+    words = arguments(folder / "warehouse", folder / "landing", SMALL)
     undisturbed = Path(shutil.copytree(folder / "warehouse", tmp_path / "undisturbed"))
     before = hash_tables(spark, str(undisturbed))
-    assert maintain_tables.main(arguments(undisturbed, folder / "landing", SETTINGS)) == 0
+    assert maintain_tables.main(arguments(undisturbed, folder / "landing", SMALL)) == 0
     expected = hash_tables(spark, str(undisturbed))
     assert expected["ratings"] != before["ratings"]
 
@@ -188,5 +187,5 @@ def test_killed_around_the_commit_and_run_again_it_ends_as_if_undisturbed(
 
     assert hash_tables(spark, str(copies["maintain:before_commit"])) == before
     for point, copy in copies.items():
-        assert maintain_tables.main(arguments(copy, folder / "landing", SETTINGS)) == 0, point
+        assert maintain_tables.main(arguments(copy, folder / "landing", SMALL)) == 0, point
         assert hash_tables(spark, str(copy)) == expected, point

@@ -15,10 +15,9 @@ from recsys import erasure
 from recsys.errors import TableDamagedError, UsageError
 from recsys.store.locks import LISTS, MODELS, TABLES
 from recsys.store.suppressed import read_suppression
-from tests.jobs.warehouses import arguments, land_csv, make_settings
+from tests.jobs.warehouses import SMALL, arguments, land_csv, make_settings
 
 DAY = 1_700_000_000
-SETTINGS = {"warehouse.buckets": 2, "warehouse.users_per_block": 2, "ingest.max_bad_share": 1.0}
 ANN, BOB, CID, DAN = "u1", "u2", "u3", "u4"
 
 
@@ -27,7 +26,7 @@ def origin(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A warehouse of four users, in both buckets, and its landing folder."""
     folder = tmp_path_factory.mktemp("at-work")
     land_csv(folder / "landing", "1.csv", *(f"{user},i{n},8,{DAY}" for user in (ANN, BOB, CID, DAN) for n in (1, 2)))
-    assert ingest_ratings.main(arguments(folder / "warehouse", folder / "landing", SETTINGS)) == 0
+    assert ingest_ratings.main(arguments(folder / "warehouse", folder / "landing", SMALL)) == 0
     return folder
 
 
@@ -47,7 +46,7 @@ def forget(context: JobContext, *user_ids: str, now: bool = False) -> erasure.Re
 
 
 def words(context: JobContext) -> list[str]:
-    return arguments(Path(context.settings.warehouse.root), landing(context), SETTINGS)
+    return arguments(Path(context.settings.warehouse.root), landing(context), SMALL)
 
 
 def users_in_blocks(context: JobContext) -> set[str]:

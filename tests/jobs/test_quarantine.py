@@ -27,7 +27,7 @@ from recsys.session import ROOT
 from recsys.store.suppressed import suppress
 from tests.jobs.fingerprint import INGESTED, hash_tables, table_hash
 from tests.jobs.kills import kill_at_points
-from tests.jobs.warehouses import arguments, copy_warehouse, land_csv, make_settings
+from tests.jobs.warehouses import SMALL, arguments, copy_warehouse, land_csv, make_settings
 
 DAY = 1_700_000_000
 NOTHING, EVERYTHING = Corrections(), Selection()
@@ -289,7 +289,7 @@ def test_a_replay_that_is_killed_anywhere_and_finished_by_either_job_ends_with_t
     spark: SparkSession, tmp_path: Path
 ) -> None:
     landing, warehouse, undisturbed = tmp_path / "landing", tmp_path / "warehouse", tmp_path / "undisturbed"
-    settings = {"warehouse.buckets": 2, "warehouse.users_per_block": 2, "ingest.max_bad_share": 1.0}
+    settings: dict[str, object] = {**SMALL}
     landing.mkdir()
     land_all_formats(landing)
     assert ingest_ratings.main(arguments(warehouse, landing, settings)) == 0

@@ -13,10 +13,9 @@ from pyspark.sql import SparkSession
 from jobs import ingest_ratings, quarantine, repair_tables
 from recsys.blocks.current import current_ratings
 from tests.jobs.fingerprint import INGESTED, hash_tables, table_hash
-from tests.jobs.warehouses import arguments, land_csv
+from tests.jobs.warehouses import SMALL, arguments, land_csv
 
 DAY = 1_700_000_000
-SETTINGS = {"warehouse.buckets": 2, "warehouse.users_per_block": 2, "ingest.max_bad_share": 1.0}
 
 
 class Repairs:
@@ -26,11 +25,11 @@ class Repairs:
         self.spark, self.landing, self.undisturbed = spark, folder / "landing", folder / "undisturbed"
         for n in (1, 2):
             land_csv(self.landing, f"{n}.csv", f"u{n},i{n},8,{DAY}", f"u{n},i9,{n},{DAY}", f"u{n},,5,{DAY}")
-            assert ingest_ratings.main(arguments(self.undisturbed, self.landing, SETTINGS)) == 0
+            assert ingest_ratings.main(arguments(self.undisturbed, self.landing, SMALL)) == 0
         self.expected = hash_tables(spark, str(self.undisturbed))
 
     def words(self, warehouse: Path) -> list[str]:
-        return arguments(warehouse, self.landing, SETTINGS)
+        return arguments(warehouse, self.landing, SMALL)
 
     def holds(self, warehouse: Path) -> dict[str, Any]:
         return hash_tables(self.spark, str(warehouse))
@@ -176,7 +175,7 @@ def replayed(repairs: Repairs, warehouse: Path, tmp_path: Path) -> Replayed:
     shutil.copytree(repairs.landing, landing)
     land_csv(landing, "3.csv", f"u3,i1,8,{DAY}", f"u3,i3,five,{DAY}")
     corrections.write_text("value: {five: '5'}")
-    words = arguments(warehouse, landing, SETTINGS)
+    words = arguments(warehouse, landing, SMALL)
     assert ingest_ratings.main(words) == 0
     assert quarantine.main([*words, "--replay", "--rule", "value_not_a_number", "--map", str(corrections)]) == 0
     return Replayed(warehouse, words, repairs.holds(warehouse))

@@ -11,10 +11,9 @@ from jobs.runner import JobContext, make_context
 from recsys import columns as c
 from recsys.ingestion import find_reflected
 from tests.jobs.fingerprint import table_hash
-from tests.jobs.warehouses import arguments, land_csv, make_settings
+from tests.jobs.warehouses import SMALL, arguments, land_csv, make_settings
 
 DAY = 1_700_000_000
-SETTINGS = {"warehouse.buckets": 2, "warehouse.users_per_block": 2, "ingest.max_bad_share": 1.0}
 FIRST = [f"u{user},i{item},{1 + item},{DAY + user}" for user in range(8) for item in range(2)]
 SECOND = [f"u{user},i1,4,{DAY + 90}" for user in range(4)] + [f"n1,i3,5,{DAY}"]
 STAMPS = ["through_batch"]
@@ -25,10 +24,10 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Warehouses ``one`` and ``two``, of one and two batches, and the landing folder."""
     folder = tmp_path_factory.mktemp("rewritten")
     land_csv(folder / "landing", "1.csv", *FIRST)
-    assert ingest_ratings.main(arguments(folder / "one", folder / "landing", SETTINGS)) == 0
+    assert ingest_ratings.main(arguments(folder / "one", folder / "landing", SMALL)) == 0
     shutil.copytree(folder / "one", folder / "two")
     land_csv(folder / "landing", "2.csv", *SECOND)
-    assert ingest_ratings.main(arguments(folder / "two", folder / "landing", SETTINGS)) == 0
+    assert ingest_ratings.main(arguments(folder / "two", folder / "landing", SMALL)) == 0
     return folder
 
 
@@ -100,7 +99,7 @@ def test_case_44_a_restored_table_is_noticed_told_and_its_batch_comes_again_once
     assert find_reflected(context.tables).batch == 1
     assert ingest_ratings.run(context).notes == ()
 
-    words = arguments(folder / "two", folder / "landing", SETTINGS)
+    words = arguments(folder / "two", folder / "landing", SMALL)
     assert repair_tables.main(words) == 0
     assert ingest_ratings.main(words) == 0
     assert blocks(context) == expected

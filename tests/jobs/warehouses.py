@@ -3,12 +3,15 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pyspark.sql import SparkSession
 
 from jobs.runner import JobContext, make_context
 from recsys.config import Settings
+
+# What `make_settings` gives, as settings of a command line.
+SMALL: Final = {"warehouse.buckets": 2, "warehouse.users_per_block": 2, "ingest.max_bad_share": 1.0}
 
 
 def make_settings(root: Path, folder: Path, /, **sections: dict[str, Any]) -> Settings:
