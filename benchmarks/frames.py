@@ -17,8 +17,8 @@ from pyspark.sql.types import StructType
 from benchmarks import data
 from recsys import columns as c
 from recsys.blocks.codec import encode_row, gather_batches, pack_items, pack_values
-from recsys.ratings.validate import bucket_of, own_event_id
-from recsys.schemas import RATINGS, SPLIT_BLOCKS
+from recsys.ratings.validate import bucket_of
+from recsys.schemas import NO_EVENT_ID, RATINGS, SPLIT_BLOCKS
 from recsys.store.tables import Tables
 
 # What MLlib reads: 12 bytes a rating.
@@ -133,7 +133,7 @@ def append_batch(spark: SparkSession, tables: Tables, world: data.World, batch: 
     events = (
         users.repartition(min(tables.buckets, 16), c.BUCKET)
         .mapInArrow(to_events, drawn)
-        .withColumns({c.EVENT_ID: own_event_id(), c.BATCH: sf.lit(batch).cast("long")})
+        .withColumns({c.EVENT_ID: sf.lit(NO_EVENT_ID), c.BATCH: sf.lit(batch).cast("long")})
         .select(*RATINGS.names)
     )
     appended = tables.ratings.append(events, options={"compression": "zstd"})

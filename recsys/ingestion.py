@@ -32,7 +32,7 @@ from recsys.events import log_event
 from recsys.landed_files import LandedFiles
 from recsys.ratings.contract import RatingsContract, load_contract
 from recsys.ratings.items import number_new_items, parse_catalogue
-from recsys.ratings.kafka import OffsetRange, describe_ranges, parse_messages
+from recsys.ratings.kafka import MESSAGE_BYTES, OffsetRange, describe_ranges, parse_messages
 from recsys.ratings.landing import (
     UNKNOWN_COLUMN,
     Arrival,
@@ -77,6 +77,7 @@ log = logging.getLogger(__name__)
 
 _RATING = schemas.RATINGS.names
 _BESIDE: Final = "beside"  # in the note of a commit to user_blocks: whether recent ratings lie beside blocks
+_PART_BYTES: Final = 64 * 2**20  # of what landed, checked and written by one task
 MOST_RECENT: Final = 10_000_000  # ratings beside blocks: every executor gets all of them, 11 bytes each
 
 # What a replay keeps beside the tables until it is closed: `recsys.replay`.
@@ -126,6 +127,7 @@ class Ingestion:
             ConfigError: the contract cannot be read, or the ratings table was filled under another that it excludes.
         """
         check_sources(tables.files, settings)
+        tables.ledger.read_ahead()
         self._spark = spark
         self._tables = tables
         self._files = LandedFiles(spark)
@@ -182,12 +184,12 @@ class Ingestion:
     def take_in(self, arrivals: Sequence[Arrival], interrupted: Claim | None = None) -> list[ClosedBatch]:
         """Take in one batch; none is made when all of its files turn out to be known."""
         batch, claimed_us = self._number(interrupted)
+        self._read_ahead()
         files = self._inspect(arrivals)
         if not files:
             if interrupted:
                 self._files.delete(self._claim_file)
             return []
-        self._read_ahead()
         checked, read = self._check_files(files, claimed_us)
         try:
             claim = Claim(batch, claimed_us, make_entries(batch, claimed_us, files, read, self.seen))
@@ -210,7 +212,8 @@ class Ingestion:
         self._read_ahead()
         limit = self._settings.kafka.max_message_bytes
         candidates = parse_messages(messages.rows, ranges, self._contract, max_bytes=limit)
-        checked = self._check_rows(candidates, claimed_us)
+        n_bytes = sum(map(len, ranges)) * MESSAGE_BYTES
+        checked = check_candidates(self._tables, candidates, self._contract, claimed_us, n_bytes=n_bytes)
         try:
             claim = Claim(batch, claimed_us, make_range_entries(batch, claimed_us, ranges, count_rows(checked.rows)))
             advice = "Raise ingest.max_bad_share for one run: it quarantines them and goes on."
@@ -268,12 +271,9 @@ class Ingestion:
         return self.seen.last_batch + 1, time.time_ns() // 1000
 
     def _read_ahead(self) -> None:
-        """While the rows are checked."""
+        """While files are inspected and rows are checked."""
         for table in (self._tables.ratings, self._tables.items, self._tables.ledger, self._tables.user_blocks):
             table.read_ahead()
-
-    def _check_rows(self, candidates: DataFrame, now_us: int) -> Checked:
-        return check_candidates(self._tables, candidates, self._contract, now_us)
 
     def _commit(
         self,
@@ -319,7 +319,8 @@ class Ingestion:
             read = [file for file in files if file.source not in copies and file.layout is not None]
             checked: Checked | None = None
             try:
-                checked = self._check_rows(self._read(read), now_us)
+                n_bytes = sum(file.arrival.size for file in read)
+                checked = check_candidates(self._tables, self._read(read), self._contract, now_us, n_bytes=n_bytes)
                 return checked, count_rows(checked.rows)
             except Py4JJavaError as err:
                 if checked is not None:
@@ -425,10 +426,22 @@ class Ingestion:
         return f"{self._folder}/{entry.source}"
 
 
-def check_candidates(tables: Tables, candidates: DataFrame, contract: RatingsContract, now_us: int) -> Checked:
-    """The one way into the tables: files, messages and what is replayed are checked alike (Spark jobs)."""
+def check_candidates(
+    tables: Tables, candidates: DataFrame, contract: RatingsContract, now_us: int, *, n_bytes: int
+) -> Checked:
+    """The one way into the tables: files, messages and what is replayed are checked alike (Spark jobs).
+
+    Args:
+        tables: of the warehouse.
+        candidates: rows as `recsys.ratings.parse` returns them.
+        contract: that they are held to.
+        now_us: the clock, microseconds since 1970 UTC.
+        n_bytes: about how many they are, as they landed.
+    """
     placed, suppressed = put_in_buckets(candidates, tables.buckets), read_suppression(tables)
-    return keep_checked(check_rows(placed, contract, now_us=now_us, suppressed=suppressed))
+    least = max(1, min(-(-n_bytes // _PART_BYTES), tables.buckets))
+    parts = next(n for n in range(least, tables.buckets + 1) if tables.buckets % n == 0)  # as large as one another
+    return keep_checked(check_rows(placed, contract, now_us=now_us, suppressed=suppressed), parts)
 
 
 def is_unchanged(files: Files, arrival: Arrival) -> bool:
@@ -446,7 +459,10 @@ def read_files(spark: SparkSession, folder: str, files: Sequence[LandedFile], co
     assert layout is not None  # noqa: S101
     paths = [as_pattern(file.arrival.path) for file in files]
     reader = spark.read.option("recursiveFileLookup", "true")
-    source = read_source(sf.col("_metadata.file_path"), folder).alias(c.SOURCE)
+    if any("/" in file.source for file in files):
+        source = read_source(sf.col("_metadata.file_path"), folder).alias(c.SOURCE)
+    else:  # a tenth of what it costs to take a line apart and check it
+        source = sf.col("_metadata.file_name").alias(c.SOURCE)
     if layout.reader != "parquet":
         return parse_lines(reader.text(paths).select(source, "value"), layout, fault, contract)
     schema = ", ".join(f"`{name}` {kind}" for _, name, kind in layout.names)

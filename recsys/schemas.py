@@ -68,6 +68,8 @@ RATINGS: Final = _table(
     f"{c.EVENT_TIME} TIMESTAMP NOT NULL, {c.EVENT_ID} STRING NOT NULL, {c.BATCH} LONG NOT NULL, {c.BUCKET} INT NOT NULL"
 )
 
+NO_EVENT_ID: Final = ""  # of a rating that came without one; it sorts before all others
+
 QUARANTINE: Final = _table(
     f"{c.BATCH} LONG NOT NULL, {c.SOURCE} STRING NOT NULL, {c.OFFSET} LONG, {c.RAW} STRING, "
     f"{c.RULES} ARRAY<STRING> NOT NULL, {c.REASON} STRING NOT NULL"

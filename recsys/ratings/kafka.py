@@ -13,6 +13,7 @@ from recsys.ratings.contract import RatingsContract
 from recsys.ratings.parse import FAULT, make_fault, parse_objects
 
 KAFKA: Final = "kafka"  # the format of the ledger's entries that are ranges of offsets
+MESSAGE_BYTES: Final = 100  # of a message, about
 
 _SOURCE: Final = re.compile(r"kafka:(.+)/(\d+)/(\d+)-(\d+)")
 _POISON: Final = "poison"

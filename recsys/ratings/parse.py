@@ -85,22 +85,37 @@ def _parse_csv(rows: DataFrame, layout: Layout) -> DataFrame:
     names = [f"_{place}" for place in range(layout.n_fields)]
     schema = ", ".join(f"{name} STRING" for name in [*names, _BROKEN])
     options = {"sep": layout.delimiter, "escape": '"', "columnNameOfCorruptRecord": _BROKEN}
-    fields = rows.withColumn("fields", sf.from_csv(c.RAW, schema, options))
-    broken = sf.col(f"fields.{_BROKEN}").isNotNull()
+    is_quoted = sf.contains(c.RAW, sf.lit('"'))
+    # Where nothing is quoted the delimiter separates fields, and to split at it costs a third of Spark's CSV parser.
+    quoted = rows.withColumns(
+        {
+            "fields": sf.from_csv(sf.when(is_quoted, sf.col(c.RAW)), schema, options),
+            "parts": sf.when(~is_quoted, sf.split(c.RAW, _as_regex(layout.delimiter), -1)),
+        }
+    )
+    broken = sf.col(f"fields.{_BROKEN}").isNotNull() | (sf.size("parts") != layout.n_fields)
     reason = sf.lit(f"the line has not the {layout.n_fields} fields of the header")
-    texts = {column: sf.col(f"fields._{place}") for column, place in layout.places}
-    return fields.select(
+    texts = {
+        column: sf.coalesce(f"fields._{place}", sf.nullif(sf.get("parts", sf.lit(place)), sf.lit("")))
+        for column, place in layout.places
+    }
+    return quoted.select(
         c.SOURCE, c.RAW, sf.when(broken, make_fault("broken_line", reason)).alias(FAULT), *_texts(texts)
     )
 
 
 def _parse_fields(rows: DataFrame, layout: Layout) -> DataFrame:
-    fields = rows.withColumn("fields", sf.split(c.RAW, rf"\Q{layout.delimiter}\E", -1))
+    fields = rows.withColumn("fields", sf.split(c.RAW, _as_regex(layout.delimiter), -1))
     found = sf.size("fields")
     reason = sf.concat(sf.lit(f"expected {layout.n_fields} fields, found "), found.cast("string"))
     fault = sf.when(found != layout.n_fields, make_fault("broken_line", reason))
     texts = {column: sf.get("fields", sf.lit(place)) for column, place in layout.places}
     return fields.select(c.SOURCE, c.RAW, fault.alias(FAULT), *_texts(texts))
+
+
+def _as_regex(delimiter: str) -> str:
+    """A pattern for exactly this text; of one escaped character Java makes none, and splits in half the time."""
+    return rf"\{delimiter}" if len(delimiter) == 1 and not delimiter.isalnum() else rf"\Q{delimiter}\E"
 
 
 def parse_objects(

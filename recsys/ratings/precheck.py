@@ -84,11 +84,9 @@ def find_problems(texts: Texts, contract: RatingsContract, *, now_us: int) -> li
 
 
 def _read_ids(texts: Texts, contract: RatingsContract) -> dict[str, str | None]:
-    """A blank event id counts as none, and where none is needed one is made that is always right."""
+    """A blank event id counts as none."""
     ids = {name: texts.get(name) for name in IDS}
-    if _is_blank(ids[c.EVENT_ID]):
-        ids[c.EVENT_ID] = None if c.EVENT_ID in contract.required else "-"
-    return ids
+    return ids | ({c.EVENT_ID: None} if _is_blank(ids[c.EVENT_ID]) else {})
 
 
 def _read_value(texts: Texts, contract: RatingsContract) -> float | None:

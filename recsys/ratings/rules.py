@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from recsys import columns as c
 from recsys.ratings.contract import IDS, RatingsContract
+from recsys.schemas import NO_EVENT_ID
 
 # Patterns that Java and Python read alike, Python with re.ASCII. The last part is the end of a text and nothing but it:
 # Java's $ also matches before a line separator, and Python's \Z is Java's \z.
@@ -187,13 +188,18 @@ def make_rules(contract: RatingsContract) -> tuple[Rule, ...]:
 def make_constraints(contract: RatingsContract) -> dict[str, str]:
     """CHECK constraints of the ratings table by name: one a column, so that a violation names the column.
 
-    Only a withdrawn rating has a null, its value; for a constraint unlike a rule null is a violation.
+    Only a withdrawn rating has a null, its value; for a constraint unlike a rule null is a violation. Where no event id
+    is required, the table has an empty text for none.
     """
     held: dict[str, list[str]] = {}
     for rule in make_rules(contract):
         held.setdefault(rule.column, []).append(rule.sql)
     constraints = {f"{_PREFIX}{column}": " AND ".join(conditions) for column, conditions in held.items()}
-    constraints[f"{_PREFIX}{c.VALUE}"] = f"{c.VALUE} IS NULL OR {constraints[f'{_PREFIX}{c.VALUE}']}"
+    absent = {c.VALUE: f"{c.VALUE} IS NULL"}
+    if c.EVENT_ID not in contract.required:
+        absent[c.EVENT_ID] = f"{c.EVENT_ID} = '{NO_EVENT_ID}'"
+    for column, is_absent in absent.items():
+        constraints[f"{_PREFIX}{column}"] = f"{is_absent} OR {constraints[f'{_PREFIX}{column}']}"
     return constraints
 
 

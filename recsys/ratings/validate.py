@@ -34,6 +34,7 @@ from recsys.ratings.rules import (
     make_rules,
     unknown_event_type,
 )
+from recsys.schemas import NO_EVENT_ID
 from recsys.suppression import RULE, SAYS, Suppression
 
 IS_DUPLICATE = "is_duplicate"
@@ -107,20 +108,21 @@ def check_rows(
             keeps nothing of it.
 
     Returns:
-        ``source``, ``offset``, ``rules`` (all broken ones, none for a good row), ``reason``, ``raw`` (null for a good
-        row and one of a forgotten user), the columns of a rating (null for a bad row) and ``bucket``.
+        ``source``, ``offset``, ``rules`` (all broken ones), ``reason`` and ``raw`` (all three null for a good row, raw
+        also for one of a forgotten user), the columns of a rating (null for a bad row) and ``bucket``.
     """
     checked = _find_problems(type_columns(candidates, contract), contract, now_us)
     if suppressed is not None:
         checked = _suppress(checked, suppressed)
     is_good = sf.col(_PROBLEMS).isNull()
+    typed = {name: sf.col(name) for name in _TYPED} | {c.EVENT_ID: sf.coalesce(c.EVENT_ID, sf.lit(NO_EVENT_ID))}
     return checked.select(
         c.SOURCE,
         c.OFFSET,
-        sf.coalesce(f"{_PROBLEMS}.rule", sf.array().cast("array<string>")).alias(c.RULES),
-        sf.concat_ws("; ", f"{_PROBLEMS}.reason").alias(c.REASON),
+        sf.col(f"{_PROBLEMS}.rule").alias(c.RULES),
+        sf.when(~is_good, sf.concat_ws("; ", f"{_PROBLEMS}.reason")).alias(c.REASON),
         sf.when(~is_good, sf.col(c.RAW)).alias(c.RAW),
-        *(sf.when(is_good, sf.col(name)).alias(name) for name in _TYPED),
+        *(sf.when(is_good, column).alias(name) for name, column in typed.items()),
         c.BUCKET,
     )
 
@@ -159,7 +161,7 @@ def type_columns(candidates: DataFrame, contract: RatingsContract) -> DataFrame:
     micros = sf.when(sf.abs(seconds) < FURTHEST, sf.round(seconds * 1e6).cast("long")).when(
         seconds.isNull() & time_text.rlike(DAY), sf.unix_micros(time_text.try_cast("timestamp"))
     )
-    typed = candidates.select(
+    return candidates.select(
         c.SOURCE,
         c.OFFSET,
         c.RAW,
@@ -176,14 +178,6 @@ def type_columns(candidates: DataFrame, contract: RatingsContract) -> DataFrame:
         sf.col(c.WITHDRAWN).alias(_WITHDRAWN_TEXT),
         withdrawn.alias(c.WITHDRAWN),
     )
-    if c.EVENT_ID in contract.required:
-        return typed
-    return typed.withColumn(c.EVENT_ID, sf.coalesce(c.EVENT_ID, own_event_id()))
-
-
-def own_event_id() -> Column:
-    """The event id of a rating that came without one: the same for the same rating."""
-    return sf.lpad(sf.lower(sf.hex(sf.xxhash64(c.USER_ID, c.ITEM_ID, c.VALUE, c.EVENT_TIME))), 16, "0")
 
 
 def _read_number(text: Column) -> Column:
@@ -197,25 +191,30 @@ def _read_number(text: Column) -> Column:
     return sf.when(whole.cast("string") == text, whole.cast("double")).otherwise(other)
 
 
-def keep_checked(checked: DataFrame) -> Checked:
+def keep_checked(checked: DataFrame, parts: int) -> Checked:
     """Bring the rows of a bucket together, keep them, and mark those that repeat an event of the batch (Spark jobs).
 
     Of the good rows with one user, item and event id the latest stays, then the highest value, then the one of the
-    file that comes first by name. The exchange comes after the rules: a good row is half of what was read of it. Only
-    events whose hash comes twice are sorted and compared, few or none of a batch.
+    file that comes first by name; of those without an id, one of each time and value. The exchange comes after the
+    rules: a good row is half of what was read of it. Only events whose hash comes twice are sorted and compared, few or
+    none of a batch.
 
     Args:
         checked: as `check_rows` returns them.
+        parts: into which the rows go, by bucket.
     """
-    key = sf.xxhash64(c.USER_ID, c.ITEM_ID, c.EVENT_ID)
-    kept = checked.repartition(c.BUCKET).withColumn(_KEY, key).persist()
+    has_no_id = sf.col(c.EVENT_ID) == NO_EVENT_ID
+    content = [sf.when(has_no_id, sf.col(name)) for name in (c.EVENT_TIME, c.VALUE)]
+    event = [*map(sf.col, (c.USER_ID, c.ITEM_ID, c.EVENT_ID)), *content]
+    key = sf.xxhash64(*event)
+    kept = checked.repartitionById(parts, c.BUCKET).withColumn(_KEY, key).persist()
     repeated = kept.where(_is_good()).select(_KEY).mapInArrow(_find_repeated, f"{_KEY} LONG").persist()
     try:
         if repeated.count() == 0:
             rows = kept.withColumn(IS_DUPLICATE, sf.lit(False))
         else:
             # A hash may be that of several events.
-            same_event = Window.partitionBy(c.BUCKET, _KEY, c.USER_ID, c.ITEM_ID, c.EVENT_ID).orderBy(
+            same_event = Window.partitionBy(c.BUCKET, _KEY, *event).orderBy(
                 sf.col(c.EVENT_TIME).desc(), sf.col(c.VALUE).desc_nulls_last(), c.SOURCE
             )
             suspects = kept.join(repeated, _KEY, "left_semi")
@@ -247,11 +246,11 @@ def is_accepted() -> Column:
 
 def is_quarantined() -> Column:
     """Whether a row of `check_rows` goes to quarantine."""
-    return sf.size(c.RULES) > 0
+    return sf.col(c.RULES).isNotNull()
 
 
 def _is_good() -> Column:
-    return sf.size(c.RULES) == 0
+    return sf.col(c.RULES).isNull()
 
 
 def _weigh(event_type: Column, contract: RatingsContract) -> Column:
