@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol
 
 from recsys import columns as c
 from recsys.ratings.contract import IDS, RatingsContract
-from recsys.schemas import NO_EVENT_ID
 
 # Patterns that Java and Python read alike, Python with re.ASCII. The last part is the end of a text and nothing but it:
 # Java's $ also matches before a line separator, and Python's \Z is Java's \z.
@@ -188,18 +187,13 @@ def make_rules(contract: RatingsContract) -> tuple[Rule, ...]:
 def make_constraints(contract: RatingsContract) -> dict[str, str]:
     """CHECK constraints of the ratings table by name: one a column, so that a violation names the column.
 
-    Only a withdrawn rating has a null, its value; for a constraint unlike a rule null is a violation. Where no event id
-    is required, the table has an empty text for none.
+    Only a withdrawn rating has a null, its value; for a constraint unlike a rule null is a violation.
     """
     held: dict[str, list[str]] = {}
     for rule in make_rules(contract):
         held.setdefault(rule.column, []).append(rule.sql)
     constraints = {f"{_PREFIX}{column}": " AND ".join(conditions) for column, conditions in held.items()}
-    absent = {c.VALUE: f"{c.VALUE} IS NULL"}
-    if c.EVENT_ID not in contract.required:
-        absent[c.EVENT_ID] = f"{c.EVENT_ID} = '{NO_EVENT_ID}'"
-    for column, is_absent in absent.items():
-        constraints[f"{_PREFIX}{column}"] = f"{is_absent} OR {constraints[f'{_PREFIX}{column}']}"
+    constraints[f"{_PREFIX}{c.VALUE}"] = f"{c.VALUE} IS NULL OR {constraints[f'{_PREFIX}{c.VALUE}']}"
     return constraints
 
 
@@ -208,10 +202,11 @@ def is_ours(constraint: str) -> bool:
     return constraint.startswith(_PREFIX)
 
 
-def _rules_of_id(name: str, contract: RatingsContract) -> tuple[Rule, Rule, Rule]:
-    limit, is_required = contract.max_lengths[name], name in contract.required
+def _rules_of_id(name: str, contract: RatingsContract) -> tuple[Rule, ...]:
+    limit = contract.max_lengths[name]
+    missing = Rule(f"missing_{name}", name, "is missing or blank", condition=NotBlank(), null_breaks=True)
     return (
-        Rule(f"missing_{name}", name, "is missing or blank", condition=NotBlank(), null_breaks=is_required),
+        *([missing] if name in contract.required else []),
         Rule(f"bad_{name}", name, "holds control or undecodable characters", condition=Undamaged()),
         Rule(f"long_{name}", name, f"is longer than {limit} characters", condition=MaxLength(limit)),
     )

@@ -115,14 +115,13 @@ def check_rows(
     if suppressed is not None:
         checked = _suppress(checked, suppressed)
     is_good = sf.col(_PROBLEMS).isNull()
-    typed = {name: sf.col(name) for name in _TYPED} | {c.EVENT_ID: sf.coalesce(c.EVENT_ID, sf.lit(NO_EVENT_ID))}
     return checked.select(
         c.SOURCE,
         c.OFFSET,
         sf.col(f"{_PROBLEMS}.rule").alias(c.RULES),
         sf.when(~is_good, sf.concat_ws("; ", f"{_PROBLEMS}.reason")).alias(c.REASON),
         sf.when(~is_good, sf.col(c.RAW)).alias(c.RAW),
-        *(sf.when(is_good, column).alias(name) for name, column in typed.items()),
+        *(sf.when(is_good, sf.col(name)).alias(name) for name in _TYPED),
         c.BUCKET,
     )
 
@@ -171,7 +170,7 @@ def type_columns(candidates: DataFrame, contract: RatingsContract) -> DataFrame:
         c.ITEM_ID,
         sf.when(~sf.coalesce(withdrawn, sf.lit(False)), value).alias(c.VALUE),
         sf.timestamp_micros(micros).alias(c.EVENT_TIME),
-        sf.when(~_is_blank(c.EVENT_ID), sf.col(c.EVENT_ID)).alias(c.EVENT_ID),
+        sf.when(~_is_blank(c.EVENT_ID), sf.col(c.EVENT_ID)).otherwise(NO_EVENT_ID).alias(c.EVENT_ID),
         value_text.alias(_VALUE_TEXT),
         time_text.alias(_TIME_TEXT),
         seconds.alias(_SECONDS),

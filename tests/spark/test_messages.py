@@ -71,4 +71,4 @@ def test_good_messages_of_the_ranges_are_taken_and_others_are_left_out(spark: Sp
         ("kafka:t/0/1-3", 3),
         ("kafka:t/1/0-0", 0),
     ]
-    assert {(*row.rules, row.user_id, row.item_id, row.value) for row in rows} == {("u", "i", 5.0)}
+    assert {(row.rules, row.user_id, row.item_id, row.value) for row in rows} == {(None, "u", "i", 5.0)}

@@ -125,7 +125,7 @@ def refused(spark: SparkSession, ratings: list[Texts], contract: RatingsContract
     numbered = [to_line(rating, contract).decode().strip() for rating in ratings]
     candidates = parse_lines(lines(spark, numbered), Layout("json"), None, contract)
     rows = check(candidates.withColumn(c.OFFSET, sf.monotonically_increasing_id()), contract).select(c.OFFSET, c.RULES)
-    return [row[c.RULES] for row in sorted(rows.collect(), key=lambda row: row[c.OFFSET])]
+    return [row[c.RULES] or [] for row in sorted(rows.collect(), key=lambda row: row[c.OFFSET])]
 
 
 @pytest.mark.parametrize("contract", [CONTRACT, EVENTS], ids=["ratings", "events"])
