@@ -459,10 +459,7 @@ def read_files(spark: SparkSession, folder: str, files: Sequence[LandedFile], co
     assert layout is not None  # noqa: S101
     paths = [as_pattern(file.arrival.path) for file in files]
     reader = spark.read.option("recursiveFileLookup", "true")
-    if any("/" in file.source for file in files):
-        source = read_source(sf.col("_metadata.file_path"), folder).alias(c.SOURCE)
-    else:  # a tenth of what it costs to take a line apart and check it
-        source = sf.col("_metadata.file_name").alias(c.SOURCE)
+    source = read_source(folder, is_flat=not any("/" in file.source for file in files)).alias(c.SOURCE)
     if layout.reader != "parquet":
         return parse_lines(reader.text(paths).select(source, "value"), layout, fault, contract)
     schema = ", ".join(f"`{name}` {kind}" for _, name, kind in layout.names)

@@ -21,12 +21,23 @@ CANDIDATES = f"{c.SOURCE} STRING, {c.OFFSET} LONG, {c.RAW} STRING, {FAULT} {_FAU
 )
 
 
-def read_source(path: Column, folder: str) -> Column:
-    """Name below the landing folder, from the percent-encoded path that Spark gives with each row."""
-    # Few names are encoded at all, and this is done for every row.
-    decoded = sf.when(path.contains("%"), sf.url_decode(sf.replace(path, sf.lit("+"), sf.lit("%2B")))).otherwise(path)
+def read_source(folder: str, *, is_flat: bool) -> Column:
+    """Name of a row's file below the landing folder, of which Spark gives the percent-encoded path with each row.
+
+    Args:
+        folder: the landing folder.
+        is_flat: whether all files lie in the folder itself: their names alone cost a third.
+    """
+    if is_flat:
+        return _decode(sf.col("_metadata.file_name"))
+    path = _decode(sf.col("_metadata.file_path"))
     below = f"{re.sub(r'^[a-z0-9+.-]+:(//[^/]*)?', '', folder.rstrip('/'))}/"
-    return sf.substring(decoded, sf.locate(below, decoded) + len(below), sf.lit(2**31 - 1))
+    return sf.substring(path, sf.locate(below, path) + len(below), sf.lit(2**31 - 1))
+
+
+def _decode(path: Column) -> Column:
+    """Few names are encoded at all, and this is done for every row."""
+    return sf.when(path.contains("%"), sf.url_decode(sf.replace(path, sf.lit("+"), sf.lit("%2B")))).otherwise(path)
 
 
 def parse_lines(lines: DataFrame, layout: Layout, fault: Fault | None, contract: RatingsContract) -> DataFrame:
