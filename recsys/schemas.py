@@ -101,7 +101,8 @@ USER_BLOCKS: Final = _table(
     f"{c.VALUES} BINARY NOT NULL, "  # uint8 codes when the dictionary is not empty, else float32; N
     f"{c.DICTIONARY} BINARY NOT NULL, "  # float32, at most 256 values ascending, NaN last; may be empty
     f"{c.TIMES} BINARY NOT NULL, "  # int64 microseconds since 1970 UTC; N
-    f"{c.EVENT_IDS} BINARY NOT NULL, "  # int32 offsets N + 1, then UTF-8; N; breaks ties between events of one time
+    # int32 offsets N + 1, then UTF-8; N; or empty, when all ids are. They break ties between events of one time.
+    f"{c.EVENT_IDS} BINARY NOT NULL, "
     f"{c.OLDEST} LONG NOT NULL, {c.NEWEST} LONG NOT NULL, "  # of the times
     f"{c.THROUGH_BATCH} LONG NOT NULL, {c.RATINGS_VERSION} LONG NOT NULL"
 )

@@ -312,19 +312,25 @@ def unpack_values(dictionary: Any, values: Any) -> NDArray[np.float32]:
 
 
 def pack_strings(strings: pa.StringArray) -> bytes:
-    """Where each string begins in what follows, int32, and where the last ends; then their UTF-8 bytes."""
+    """Where each string begins in what follows, int32, and where the last ends; then their UTF-8 bytes.
+
+    Nothing where all of them are empty.
+    """
     _, offsets, data = strings.buffers()
     if len(strings) == 0:
-        return np.zeros(1, np.int32).tobytes()
+        return b""
     begins = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1]
-    text = memoryview(data)[begins[0] : begins[-1]] if data is not None else b""
-    return b"".join(((begins - begins[0]).tobytes(), text))
+    if data is None or begins[0] == begins[-1]:
+        return b""
+    return b"".join(((begins - begins[0]).tobytes(), memoryview(data)[begins[0] : begins[-1]]))
 
 
 def unpack_strings(data: Any, n: int) -> pa.StringArray:
     """The n strings that ``pack_strings`` packed; ``data`` as bytes or a buffer."""
     packed = pa.py_buffer(data)
     size = 4 * (n + 1)
+    if packed.size < size:
+        return pa.repeat("", n)
     return pa.StringArray.from_buffers(n, packed.slice(0, size), packed.slice(size))
 
 
