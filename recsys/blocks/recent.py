@@ -1,9 +1,9 @@
 """Recent ratings beside the blocks: kept in small rows, laid over the whole blocks when these are read.
 
-A block has 11 bytes a rating, and 4 and its length for each event id where ratings come with ids, and hardly any block has
-no user with something new: to merge 1 % of new ratings into all blocks costs more than a warm fit (four times as much
-with ids of 16 characters). So the new ones are packed alone, under the number of the block their users are in; a fit
-reads 11 bytes a rating and lays them over as it cuts. What it sees is what it would see of blocks packed anew.
+A block has 11 bytes a rating, and 4 and its length for each event id where ratings come with ids, and hardly any block
+has no user with something new: to merge 1 % of new ratings into all blocks costs more than a warm fit (four times as
+much with ids of 16 characters). So the new ones are packed alone, under the number of the block their users are in; a
+fit reads 11 bytes a rating and lays them over as it cuts. What it sees is what it would see of blocks packed anew.
 """
 
 from collections.abc import Iterator, Mapping
