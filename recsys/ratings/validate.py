@@ -268,7 +268,7 @@ def _find_problems(typed: DataFrame, contract: RatingsContract, now_us: int) -> 
         _check_withdrawn(),
     ]
     is_bad = reduce(or_, (sf.coalesce(check.is_broken, sf.lit(False)) for check in checks))
-    # array_compact also ends a piece of generated code: as one, it is too long for the JVM to compile, four times slower.
+    # array_compact also ends a piece of generated code, which as one would be too long for the JVM to compile.
     broken = sf.array_compact(sf.array(*(check.problem for check in checks)))
     # Reasons are put together for bad rows only; that is most of what a rule costs.
     return typed.withColumn(_PROBLEMS, sf.when(sf.col(FAULT).isNotNull(), sf.array(FAULT)).when(is_bad, broken))
