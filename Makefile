@@ -70,7 +70,7 @@ ENGINE := $(foreach target,1 2 3 4 5 6 7 8 9 10 11,--target $(target))
 bench: $(BENCH)/.ready ## the engine's targets against its rivals at 10 M ratings, in about 20 minutes
 	@$(BENCH)/bin/python -m benchmarks.run $(ENGINE) --size 10M --repeat 1 --iterations 1
 
-bench-ingestion: $(BENCH)/.ready ## ingestion against a plain append; half an hour
+bench-ingestion: $(BENCH)/.ready ## ingestion against a plain append, in about 20 minutes
 	@$(BENCH)/bin/python -m benchmarks.run --target 12
 
 bench-netflix: $(BENCH)/.ready ## every target at its own size, three runs each; hours

@@ -127,7 +127,6 @@ class Ingestion:
             ConfigError: the contract cannot be read, or the ratings table was filled under another that it excludes.
         """
         check_sources(tables.files, settings)
-        tables.ledger.read_ahead()
         self._spark = spark
         self._tables = tables
         self._files = LandedFiles(spark)

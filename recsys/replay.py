@@ -38,7 +38,7 @@ from recsys.ingestion import (
 )
 from recsys.landed_files import LandedFiles
 from recsys.ratings.contract import RatingsContract, load_contract
-from recsys.ratings.kafka import KAFKA, MESSAGE_BYTES
+from recsys.ratings.kafka import KAFKA
 from recsys.ratings.landing import Arrival, Fault, LandedFile, Layout, find_layout, inspect_all
 from recsys.ratings.ledger import ERASED, QUARANTINED, REPLAYED, Claim, Counts, Entry, Replay
 from recsys.ratings.parse import CANDIDATES
@@ -199,9 +199,7 @@ class Replayer:
     def _check(self, selection: Selection, now_us: int) -> tuple[_Taken, Checked, dict[str, Counts]]:
         """Take the rows up and check them once (Spark jobs); a file that Spark cannot read is left."""
         taken = self._find(selection)
-        n_bytes = sum(
-            own.size * (MESSAGE_BYTES if own.format == KAFKA else 1) for own in taken.entries.values()
-        )  # at most
+        n_bytes = sum(own.n_bytes for own in taken.entries.values())  # at most
         while True:
             checked: Checked | None = None
             try:

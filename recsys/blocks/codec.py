@@ -329,7 +329,7 @@ def unpack_strings(data: Any, n: int) -> pa.StringArray:
     """The n strings that ``pack_strings`` packed; ``data`` as bytes or a buffer."""
     packed = pa.py_buffer(data)
     size = 4 * (n + 1)
-    if packed.size < size:
+    if packed.size == 0:
         return pa.repeat("", n)
     return pa.StringArray.from_buffers(n, packed.slice(0, size), packed.slice(size))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from recsys.errors import ConservationError
-from recsys.ratings.kafka import KAFKA, OffsetRange
+from recsys.ratings.kafka import KAFKA, MESSAGE_BYTES, OffsetRange
 from recsys.ratings.landing import Arrival, LandedFile
 
 ACCEPTED = "accepted"  # read; some rows may be duplicates or in quarantine
@@ -55,6 +55,11 @@ class Entry:
     checksum: str
     counts: Counts
     state: str
+
+    @property
+    def n_bytes(self) -> int:
+        """About how much it is as it landed."""
+        return self.size * MESSAGE_BYTES if self.format == KAFKA else self.size
 
 
 @dataclass(frozen=True)

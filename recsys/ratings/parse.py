@@ -98,7 +98,7 @@ def _parse_csv(rows: DataFrame, layout: Layout) -> DataFrame:
     options = {"sep": layout.delimiter, "escape": '"', "columnNameOfCorruptRecord": _BROKEN}
     is_quoted = sf.contains(c.RAW, sf.lit('"'))
     # Where nothing is quoted the delimiter separates fields, and to split at it costs a third of Spark's CSV parser.
-    quoted = rows.withColumns(
+    apart = rows.withColumns(
         {
             "fields": sf.from_csv(sf.when(is_quoted, sf.col(c.RAW)), schema, options),
             "parts": sf.when(~is_quoted, sf.split(c.RAW, _as_regex(layout.delimiter), -1)),
@@ -110,7 +110,7 @@ def _parse_csv(rows: DataFrame, layout: Layout) -> DataFrame:
         column: sf.coalesce(f"fields._{place}", sf.nullif(sf.get("parts", sf.lit(place)), sf.lit("")))
         for column, place in layout.places
     }
-    return quoted.select(
+    return apart.select(
         c.SOURCE, c.RAW, sf.when(broken, make_fault("broken_line", reason)).alias(FAULT), *_texts(texts)
     )
 

@@ -64,13 +64,15 @@ class Condition(Protocol):
 
 @dataclass(frozen=True)
 class NotBlank:
-    """A text that is more than spaces."""
+    """A text that is more than spaces; or nothing at all, where it may be absent."""
+
+    or_absent: bool = False
 
     def sql(self, column: str) -> str:  # noqa: D102
-        return f"trim({column}) != ''"
+        return f"({column} = '' OR trim({column}) != '')" if self.or_absent else f"trim({column}) != ''"
 
     def holds(self, value: str) -> bool:  # noqa: D102
-        return value.strip(" ") != ""
+        return value.strip(" ") != "" or (self.or_absent and value == "")
 
 
 @dataclass(frozen=True)
@@ -202,11 +204,11 @@ def is_ours(constraint: str) -> bool:
     return constraint.startswith(_PREFIX)
 
 
-def _rules_of_id(name: str, contract: RatingsContract) -> tuple[Rule, ...]:
-    limit = contract.max_lengths[name]
-    missing = Rule(f"missing_{name}", name, "is missing or blank", condition=NotBlank(), null_breaks=True)
+def _rules_of_id(name: str, contract: RatingsContract) -> tuple[Rule, Rule, Rule]:
+    limit, is_required = contract.max_lengths[name], name in contract.required
+    not_blank = NotBlank(or_absent=not is_required)
     return (
-        *([missing] if name in contract.required else []),
+        Rule(f"missing_{name}", name, "is missing or blank", condition=not_blank, null_breaks=is_required),
         Rule(f"bad_{name}", name, "holds control or undecodable characters", condition=Undamaged()),
         Rule(f"long_{name}", name, f"is longer than {limit} characters", condition=MaxLength(limit)),
     )

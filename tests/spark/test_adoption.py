@@ -133,6 +133,7 @@ def test_case_43_a_frame_that_was_never_checked_is_refused_whole_and_the_constra
         (c.USER_ID, "\ufffd"),
         (c.USER_ID, ""),
         (c.ITEM_ID, "x" * 257),
+        (c.EVENT_ID, " "),
         (c.EVENT_ID, "e\x00"),
         (c.EVENT_TIME, datetime(1994, 12, 31, 23, 59, 59, tzinfo=UTC)),
     ):
