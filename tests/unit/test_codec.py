@@ -19,8 +19,10 @@ from recsys.blocks.codec import (
     iter_rows,
     iter_split_blocks,
     pack_items,
+    pack_strings,
     pack_values,
     to_micros,
+    unpack_strings,
     unpack_values,
 )
 from recsys.blocks.split import MICROS_PER_DAY, age_weights, split_row
@@ -153,3 +155,10 @@ def test_columns_that_were_not_read_are_empty() -> None:
     held: NDArray[Any] = read.held_items
     assert (read.user_ids, read.held_offsets.tolist(), held.tolist()) == ([], [0, 0, 0], [])
     assert read.items.tolist() == [0]
+
+
+@pytest.mark.parametrize(("strings", "size"), [([], 0), (["", ""], 0), (["", "é"], 12 + 2)])
+def test_strings_that_are_all_empty_take_no_bytes(strings: list[str], size: int) -> None:
+    packed = pack_strings(pa.array(["x", *strings], pa.string())[1:])
+    assert len(packed) == size
+    assert unpack_strings(packed, len(strings)).to_pylist() == strings
