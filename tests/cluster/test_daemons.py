@@ -36,7 +36,7 @@ def quick_client(spark: SparkSession, hadoop: Hadoop) -> Iterator[None]:
     """A client of HDFS that asks as often as others do, but waits milliseconds where they wait seconds."""
     quick = {
         "dfs.client.retry.window.base": "20",
-        "dfs.client.block.write.locateFollowingBlock.initial.delay.ms": "20",
+        "dfs.client.block.write.locateFollowingBlock.retries": "5",
         "dfs.replication": "1",
     }
     with hdfs_client(spark, hadoop, quick):
