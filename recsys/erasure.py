@@ -23,7 +23,7 @@ from recsys import columns as c
 from recsys import schemas
 from recsys.adoption import CONSUMERS
 from recsys.config import Settings
-from recsys.errors import UsageError
+from recsys.errors import RecsysError, UsageError
 from recsys.events import log_event
 from recsys.ingestion import (
     bring_blocks_up_to_date,
@@ -43,6 +43,7 @@ from recsys.ratings.validate import bucket_of
 from recsys.replay import drop_leftovers
 from recsys.session import ROOT
 from recsys.store.checkpoints import drop_checkpoints
+from recsys.store.kafka import Topic
 from recsys.store.locks import check_held
 from recsys.store.maintenance import choose_vacuum_hours, vacuum
 from recsys.store.pause import pause_at
@@ -135,6 +136,7 @@ class Erasure:
             self._files.write(path, receipt.to_json().encode())
         drop_checkpoints(self._spark, self._tables.root)
         self._look_aside(receipt)
+        self._look_at_topic(receipt)
         for table in self._tables_with_ids():
             if now:
                 self._purge(table)
@@ -198,10 +200,6 @@ class Erasure:
 
     def _strip_landed_files(self, receipt: Receipt) -> int:
         """Rewrite the files in the landing folder that have rows of theirs; the ledger knows the new ones as read."""
-        if self._settings.kafka.topic is not None:
-            receipt.to_remove[f"topic {self._settings.kafka.topic}"] = (
-                "messages stay until the broker drops them; those of forgotten users are refused when they are read"
-            )
         if self._settings.landing.path is None:
             return 0
         contract = load_contract(ROOT / self._settings.contract)
@@ -303,6 +301,28 @@ class Erasure:
         folder = f"{self._tables.root}/{SET_ASIDE}"
         if self._files.exists(folder):
             receipt.to_remove[SET_ASIDE] = "files of logs that repair_tables took out may hold ids: delete the folder"
+
+    def _look_at_topic(self, receipt: Receipt) -> None:
+        """Messages are the broker's to drop; until then those of forgotten users are refused when they are read."""
+        name = self._settings.kafka.topic
+        if name is None:
+            return
+        try:
+            kept_ms = Topic(self._spark, self._settings.kafka).kept_ms()
+        except RecsysError as err:
+            why = str(err).partition(". ")[0]
+            receipt.to_remove[f"topic {name}"] = f"how long it keeps messages could not be found out: {why}"
+            return
+        if kept_ms is None:
+            receipt.to_remove[f"topic {name}"] = (
+                "it keeps messages for good (retention.ms, cleanup.policy): delete theirs, or let it drop old ones"
+            )
+            return
+        at = datetime.now(UTC) + timedelta(milliseconds=kept_ms)
+        receipt.to_come[f"topic {name}"] = (
+            f"messages sent until now: the broker drops them by {at:%Y-%m-%d %H:%M} UTC (retention.ms and segment.ms); "
+            "those of forgotten users are refused when they are read"
+        )
 
     def _purge(self, table: Table) -> None:
         """Leave nothing of a table but its latest version: no reader of an earlier one can go on."""

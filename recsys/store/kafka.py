@@ -111,6 +111,24 @@ class Topic:
             topics = admin.describeTopics(self._jvm.java.util.List.of(self.name)).allTopicNames().get()
             return str(topics.get(self.name).topicId().toString())
 
+    def kept_ms(self) -> int | None:
+        """How long a message can stay after it was sent; None when nothing takes it away.
+
+        A broker drops whole segments, when the newest message in them is old enough.
+
+        Raises:
+            BrokerError: none answered.
+            UsageError: there is no such topic.
+        """
+        config = self._jvm.org.apache.kafka.common.config
+        topic = config.ConfigResource(config.ConfigResource.Type.TOPIC, self.name)
+        with self._admin() as admin:
+            found = admin.describeConfigs(self._jvm.java.util.List.of(topic)).all().get().get(topic)
+            policy, kept, segment = (
+                str(found.get(name).value()) for name in ("cleanup.policy", "retention.ms", "segment.ms")
+            )
+        return int(kept) + int(segment) if "delete" in policy.split(",") and int(kept) >= 0 else None
+
     def read(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> DataFrame:
         """The messages of some partitions from one offset up to another, which must all be there when they are read."""
         reader = self._spark.read.format("kafka").options(**self._options())

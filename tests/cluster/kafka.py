@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -131,9 +131,10 @@ class Kafka:
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def create_topic(self, name: str, partitions: int = 1) -> None:
+    def create_topic(self, name: str, partitions: int = 1, config: Mapping[str, str] | None = None) -> None:
         """Make a topic, and wait until it can be written to."""
-        _results(self.admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1)]))
+        topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
+        _results(self.admin.create_topics([topic]))
         assert _wait_until(lambda: name in self.admin.list_topics(timeout=10).topics, 20)
 
     def delete_topic(self, name: str) -> None:

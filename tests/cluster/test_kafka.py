@@ -1,10 +1,12 @@
 """Messages of a real Kafka broker: each is accounted for once, whatever breaks on the way."""
 
+import re
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,14 @@ import yaml
 from confluent_kafka import Producer
 from pyspark.sql import SparkSession
 
-from jobs import ingest_ratings
+from jobs import forget_user, ingest_ratings
 from jobs.runner import JobContext, make_context
 from recsys import ingestion, streaming
 from recsys.blocks.current import current_ratings
 from recsys.errors import BrokerError, MessagesLostError
 from recsys.ratings.kafka import OffsetRange
 from recsys.session import ROOT
+from recsys.store.kafka import Topic
 from tests.cluster.kafka import Kafka, rating, send_all
 from tests.jobs.fingerprint import hash_tables
 from tests.jobs.warehouses import arguments, copy_warehouse, land_csv, make_settings
@@ -354,3 +357,43 @@ def test_a_continuous_run_takes_in_what_comes_lets_other_jobs_in_between_and_sto
     ]
     jobs = context.tables.job_runs.read().select("outcome").collect()
     assert [row.outcome for row in jobs] == ["ok", "ok", "ok"]
+
+
+def test_the_receipt_of_an_erasure_says_by_when_the_broker_has_dropped_what_was_sent(
+    broker: Kafka, open_warehouse: Open
+) -> None:
+    hours = timedelta(hours=2)
+    half = str(hours // timedelta(milliseconds=2))
+    broker.create_topic("forgets", config={"retention.ms": half, "segment.ms": half})
+    context = open_warehouse("forgets")
+    broker.send("forgets", [rating("u1", "i1", 8, DAY), rating("u2", "i1", 7, DAY)])
+    ingest_ratings.run(context)
+    began = datetime.now(UTC).replace(second=0, microsecond=0)
+    receipt = forget_user.run(context, frozenset({"u1"})).receipt
+    assert receipt.to_remove == {}
+    until = re.search(r"drops them by (.*) UTC", receipt.to_come["topic forgets"])
+    assert until is not None
+    dropped = datetime.strptime(until[1], "%Y-%m-%d %H:%M").replace(tzinfo=UTC)
+    assert began + hours <= dropped <= datetime.now(UTC) + hours
+
+    broker.send("forgets", [rating("u1", "i2", 8, DAY)])
+    ingest_ratings.run(context)
+    assert current(context) == {("u2", "i1"): 7.0}
+
+
+def test_a_topic_that_keeps_messages_for_good_is_left_to_its_owner(
+    spark: SparkSession, broker: Kafka, open_warehouse: Open
+) -> None:
+    broker.create_topic("keeps", config={"retention.ms": "-1"})
+    broker.create_topic("compacts", config={"cleanup.policy": "compact"})
+    context = open_warehouse("keeps")
+    receipt = forget_user.run(context, frozenset({"u1"})).receipt
+    assert "for good" in receipt.to_remove["topic keeps"]
+    assert Topic(spark, context.settings.kafka.model_copy(update={"topic": "compacts"})).kept_ms() is None
+
+
+def test_a_broker_that_cannot_be_asked_ends_no_erasure_and_is_named(open_warehouse: Open) -> None:
+    own = {"bootstrap_servers": f"127.0.0.1:{free_port()}", "timeout_seconds": 2.0}
+    receipt = forget_user.run(open_warehouse("silent", kafka=own), frozenset({"u1"})).receipt
+    assert "did not answer within 2 s" in receipt.to_remove["topic silent"]
+    assert receipt.ended is not None
