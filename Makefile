@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-unit test-cluster test-unproved cluster-up cluster-down lint format lock bench bench-ingestion bench-netflix clean
+.PHONY: help setup demo demo-cluster test test-unit test-cluster cluster-up cluster-down lint format lock bench bench-ingestion bench-netflix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,16 +23,13 @@ demo-cluster: $(READY) ## the same on HDFS and YARN: make demo-cluster MLFLOW=ht
 	@$(BIN)/python demo/cluster.py --tracking-uri "$(MLFLOW)"
 
 test: $(READY) ## all tests, two processes at a time (-n in the Makefile)
-	@$(BIN)/python -m pytest tests --ignore=tests/cluster -m 'not unproved' -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(READY) ## the tests that need no JVM
 	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/architecture
 
 test-cluster: $(READY) ## the tests on a real HDFS, YARN and Kafka of this machine; needs Java 17 and Maven
-	@$(BIN)/python -m pytest tests/cluster -m 'not unproved'
-
-test-unproved: $(READY) ## tests that nobody has seen passing on a quiet machine yet
-	@$(BIN)/python -m pytest tests -m unproved
+	@$(BIN)/python -m pytest tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
 
 cluster-up: $(READY) ## start that HDFS and YARN, and leave it running
 	@$(BIN)/python -m tests.cluster.hadoop up

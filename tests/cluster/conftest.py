@@ -1,5 +1,6 @@
 """What tests of this folder share; each server is started when the first test asks for it, and stopped at the end."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +8,7 @@ from pyspark.sql import SparkSession
 
 from recsys.session import bundled_jars, start_session
 from tests.cluster import kafka
-from tests.cluster.hadoop import Hadoop, missing
+from tests.cluster.hadoop import FOLDER, PORTS, Hadoop, missing
 from tests.cluster.kafka import Kafka
 from tests.cluster.undisturbed import World
 from tests.sessions import TWO_TASKS
@@ -19,10 +20,19 @@ def hadoop() -> Iterator[Hadoop]:
     lacking = missing()
     if lacking is not None:
         pytest.skip(lacking)
-    cluster = Hadoop()
+    cluster = cluster_of_this_process()
     cluster.start()
     yield cluster
     cluster.stop()
+
+
+def cluster_of_this_process() -> Hadoop:
+    """Tests in several processes at once have a cluster each."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        return Hadoop()
+    number, size = int(worker.removeprefix("gw")), 1_000
+    return Hadoop(FOLDER.with_name(f"{FOLDER.name}-{worker}"), PORTS[number * size : (number + 1) * size])
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@
 Everything lies in one folder: configuration, data, logs, and the process ids by which the daemons are stopped.
 """
 
+import fcntl
 import json
 import os
 import random
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +25,7 @@ from xml.sax.saxutils import escape
 from recsys.session import ROOT
 
 FOLDER: Final = ROOT / "build" / "cluster"
+PORTS: Final = range(20_000, 30_000)  # below those that systems give to clients: a killed daemon finds its own again
 _JARS: Final = ROOT / "build" / "hadoop"
 _POM: Final = Path(__file__).with_name("pom.xml")
 
@@ -82,16 +85,25 @@ def fetch_jars() -> None:
     Raises:
         ClusterError: Maven failed.
     """
-    if _have_jars():
-        return
-    print("fetching Hadoop's servers (100 MB, under a minute, once) ...", file=sys.stderr, flush=True)
-    _JARS.mkdir(parents=True, exist_ok=True)
-    command = ["mvn", "-q", "-B", "-f", str(_POM), f"-Dmaven.repo.local={_JARS / 'repository'}"]
-    command += ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={_JARS / 'lib'}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ClusterError(f"Maven could not fetch Hadoop: {(done.stdout + done.stderr).strip()[-800:]}")
-    (_JARS / "complete").touch()
+    with one_at_a_time(_JARS):
+        if _have_jars():
+            return
+        print("fetching Hadoop's servers (100 MB, under a minute, once) ...", file=sys.stderr, flush=True)
+        command = ["mvn", "-q", "-B", "-f", str(_POM), f"-Dmaven.repo.local={_JARS / 'repository'}"]
+        command += ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={_JARS / 'lib'}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ClusterError(f"Maven could not fetch Hadoop: {(done.stdout + done.stderr).strip()[-800:]}")
+        (_JARS / "complete").touch()
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Of several processes that want to fill a folder, others wait for the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _have_jars() -> bool:
@@ -101,8 +113,10 @@ def _have_jars() -> bool:
 class Hadoop:
     """A cluster in a folder; what is started is what runs, whoever asks for it again."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path = FOLDER, among: range = PORTS) -> None:
+        """Starts nothing yet; the services get ports ``among`` these."""
         self.folder = folder
+        self._among = among
         self.conf = folder / "conf"
         self.data = folder / "data"
         self.logs = folder / "logs"
@@ -259,7 +273,8 @@ class Hadoop:
                 return
         except FileNotFoundError:
             self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "ports.json").write_text(json.dumps(dict(zip(_SERVICES, _free_ports(), strict=True)), indent=1))
+        ports = dict(zip(_SERVICES, free_ports(len(_SERVICES), self._among), strict=True))
+        (self.folder / "ports.json").write_text(json.dumps(ports, indent=1))
 
     def _format(self) -> None:
         self.tool(DAEMONS["namenode"].main, "-format", "-nonInteractive")
@@ -389,11 +404,11 @@ class Hadoop:
 _STARTED: Final[dict[int, "subprocess.Popen[bytes]"]] = {}  # kept so that ended daemons of this process are reaped
 
 
-def _free_ports() -> list[int]:
-    """A free port for every service, below those that systems give to clients: a killed daemon finds its own again."""
+def free_ports(n: int, among: range) -> list[int]:
+    """Ports of this machine that are free now."""
     found: list[int] = []
-    while len(found) < len(_SERVICES):
-        port = random.randrange(20_000, 32_000)
+    while len(found) < n:
+        port = random.choice(among)
         if port not in found and _is_free(port):
             found.append(port)
     return found

@@ -5,10 +5,8 @@ Everything lies in one folder: configuration, data, log, and the process id by w
 
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +19,7 @@ from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from recsys.session import ROOT
-from tests.cluster.hadoop import ClusterError
+from tests.cluster.hadoop import PORTS, ClusterError, free_ports, one_at_a_time
 
 _BUILD: Final = ROOT / "build" / "kafka"
 _LIBRARY: Final = _BUILD / "broker"
@@ -29,6 +27,7 @@ _CONNECTOR: Final = _BUILD / "connector"
 _HERE: Final = Path(__file__).parent
 _TOKENS: Final = "org.apache.spark:spark-token-provider-kafka-0-10_2.13:4.2.0"
 _READY_SECONDS: Final = 60.0
+_PORTS: Final = range(PORTS.stop, PORTS.stop + 2_000)
 _LOG4J: Final = """<Configuration status="ERROR">
 <Appenders><Console name="out"><PatternLayout pattern="%d %p %c{1}: %m%n"/></Console></Appenders>
 <Loggers><Root level="WARN"><AppenderRef ref="out"/></Root></Loggers>
@@ -53,20 +52,19 @@ def fetch_jars() -> None:
     Raises:
         ClusterError: Maven is not there, or could not fetch them.
     """
-    if (_BUILD / "complete").exists():
-        return
-    if shutil.which("mvn") is None:
-        raise ClusterError("'mvn' was not found: install Maven 3 to run the Kafka tests")
-    print(
-        "fetching Kafka's broker and Spark's connector (55 MB, under a minute, once) ...", file=sys.stderr, flush=True
-    )
-    _BUILD.mkdir(parents=True, exist_ok=True)
-    copy = ["dependency:copy-dependencies", "-DincludeScope=runtime"]
-    _maven("-f", str(_HERE / "kafka-broker.pom.xml"), *copy, f"-DoutputDirectory={_LIBRARY}")
-    _maven("-f", str(_HERE / "kafka-connector.pom.xml"), *copy, f"-DoutputDirectory={_CONNECTOR}")
-    # By itself: the project that it is a part of need not be there.
-    _maven("dependency:copy", f"-Dartifact={_TOKENS}", f"-DoutputDirectory={_CONNECTOR}")
-    (_BUILD / "complete").touch()
+    with one_at_a_time(_BUILD):
+        if (_BUILD / "complete").exists():
+            return
+        if shutil.which("mvn") is None:
+            raise ClusterError("'mvn' was not found: install Maven 3 to run the Kafka tests")
+        told = "fetching Kafka's broker and Spark's connector (55 MB, under a minute, once) ..."
+        print(told, file=sys.stderr, flush=True)
+        copy = ["dependency:copy-dependencies", "-DincludeScope=runtime"]
+        _maven("-f", str(_HERE / "kafka-broker.pom.xml"), *copy, f"-DoutputDirectory={_LIBRARY}")
+        _maven("-f", str(_HERE / "kafka-connector.pom.xml"), *copy, f"-DoutputDirectory={_CONNECTOR}")
+        # By itself: the project that it is a part of need not be there.
+        _maven("dependency:copy", f"-Dartifact={_TOKENS}", f"-DoutputDirectory={_CONNECTOR}")
+        (_BUILD / "complete").touch()
 
 
 def connector_jars() -> list[Path]:
@@ -88,7 +86,7 @@ class Kafka:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / "broker.log"
-        self.port, self._controller = _free_ports(2)
+        self.port, self._controller = free_ports(2, _PORTS)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -247,21 +245,6 @@ def rating(user: str, item: str, value: float, time: int, **more: object) -> str
 def _results(futures: "dict[object, object]") -> None:
     for future in futures.values():
         future.result(30)  # type: ignore[attr-defined]
-
-
-def _free_ports(n: int) -> list[int]:
-    """Ports that are free now, below those that systems give to clients: a killed broker finds its own again."""
-    found: list[int] = []
-    while len(found) < n:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
-    return found
 
 
 def _wait_until(is_so: Callable[[], bool], seconds: float) -> bool:
