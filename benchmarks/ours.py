@@ -38,7 +38,6 @@ from recsys.als.plan import measure_speed, plan_fit
 from recsys.als.sweep import BLOCKS_OF_A_FIT
 from recsys.blocks.codec import SplitBlock
 from recsys.blocks.split import split_blocks
-from recsys.ingestion import bring_blocks_up_to_date, read_user_blocks
 from recsys.planning import find_resources, read_statistics
 from recsys.ranking.model import ListModel
 from recsys.ranking.params import RankingParams
@@ -47,6 +46,7 @@ from recsys.store.items import read_items
 from recsys.store.params import MlflowParams, WarehouseParams
 from recsys.store.registry import Registry
 from recsys.store.tables import Tables
+from recsys.user_blocks import bring_blocks_up_to_date, read_user_blocks
 
 _REFRESHED: Final = "refresh"  # beside a warehouse: its hard-linked copy that gets the late ratings
 _FIRST_BLOCKS: Final = "user_blocks_before"  # in that copy: the blocks of the first batch

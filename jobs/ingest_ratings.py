@@ -14,12 +14,13 @@ from typing import Any
 
 from jobs.runner import LOCK_PAUSE, JobContext, JobResult, RunRows, hold_locks, perform, run_job, stop_on_signals
 from recsys.errors import BrokerError, DataRejectedError, LockedError, MessagesLostError, RecsysError, UsageError
-from recsys.ingestion import ClosedBatch, Ingestion, Messages, bring_blocks_up_to_date
+from recsys.ingestion import ClosedBatch, Ingestion, Messages
 from recsys.observation import BatchWatch
 from recsys.ratings.kafka import OffsetRange
 from recsys.ratings.ledger import Counts
 from recsys.store.locks import TABLES
 from recsys.streaming import TopicStream
+from recsys.user_blocks import bring_blocks_up_to_date
 
 NAME = "ingest_ratings"
 

@@ -15,10 +15,10 @@ from jobs import ingest_ratings, promote_model, score_users, train_model
 from jobs.runner import JobContext, JobResult, perform, run_job, stop_on_signals
 from jobs.train_model import TrainReport
 from recsys import columns as c
+from recsys.batches import read_ledger
 from recsys.errors import LockedError, RecsysError, UsageError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, RECENT_POPULARITY
 from recsys.evaluation.report import StepReport
-from recsys.ingestion import read_ledger
 from recsys.observation import observe_stray_error
 from recsys.store.locks import LISTS, MODELS, TABLES
 from recsys.store.registry import Registry

@@ -15,11 +15,13 @@ from pyspark.sql import functions as sf
 
 from jobs.runner import JobContext, JobResult, perform, run_job
 from recsys import columns as c
+from recsys.batches import claim_file
 from recsys.errors import UsageError
-from recsys.ingestion import Ingestion, bring_blocks_up_to_date, claim_file
+from recsys.ingestion import Ingestion
 from recsys.ratings.quarantine import Corrections, Selection, parse_corrections, read_offsets
 from recsys.replay import Outcome, Replayer, finish_interrupted
 from recsys.store.locks import TABLES
+from recsys.user_blocks import bring_blocks_up_to_date
 
 NAME: Final = "quarantine"
 _SHOWN: Final = 5  # sources a rule

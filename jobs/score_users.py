@@ -12,7 +12,6 @@ from jobs.runner import JobContext, JobResult, run_job
 from recsys import columns as c
 from recsys.blocks.split import count_events, find_times, split_blocks
 from recsys.errors import UsageError
-from recsys.ingestion import find_reflected, read_user_blocks
 from recsys.ranking.model import ListModel
 from recsys.ranking.score import fallback_row, score_blocks
 from recsys.schemas import RECOMMENDATIONS
@@ -21,6 +20,7 @@ from recsys.store.items import Items, read_items
 from recsys.store.locks import LISTS
 from recsys.store.pause import pause_at
 from recsys.store.registry import Registry
+from recsys.user_blocks import find_reflected, read_user_blocks
 
 
 @dataclass(frozen=True)

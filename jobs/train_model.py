@@ -16,11 +16,11 @@ from jobs.runner import JobContext, JobResult, perform, run_job
 from recsys.als.fit import SweepReport
 from recsys.als.plan import Around, Speed, Statistics, TrainingPlan, measure_speed, plan_training
 from recsys.als.policy import Change, Policy, choose_policy, why_not_judged
+from recsys.batches import read_ledger
 from recsys.config import Settings
 from recsys.errors import GateRefusedError, NothingToTrainError, RegistryError
 from recsys.evaluation.judge import CANDIDATE, CHAMPION, POPULARITY, RECENT_POPULARITY, Judgement
 from recsys.evaluation.report import draw_learning_curve, draw_metric_by_activity
-from recsys.ingestion import find_reflected, read_ledger, read_user_blocks
 from recsys.planning import find_resources, guess_statistics, read_statistics
 from recsys.ranking.model import ListModel
 from recsys.session import ROOT
@@ -32,6 +32,7 @@ from recsys.store.registry import NOT_JUDGED, PARENT, PASSED, TABLE_VERSION, VER
 from recsys.store.tables import Tables
 from recsys.store.unlogged import Fit, drop_kept_fits, find_kept_fit, keep_fit
 from recsys.training import Training, TrainingData, train
+from recsys.user_blocks import find_reflected, read_user_blocks
 
 THROUGH_BATCH = "through_batch"  # tag of a version: the newest batch its blocks held
 REPORT = "report"  # tag of a version: what `TrainReport` holds, as JSON

@@ -22,18 +22,11 @@ from pyspark.sql import functions as sf
 from recsys import columns as c
 from recsys import schemas
 from recsys.adoption import CONSUMERS
+from recsys.batches import claim_file, ledger_app, make_ledger_rows, read_ledger
 from recsys.config import Settings
 from recsys.errors import RecsysError, UsageError
 from recsys.events import log_event
-from recsys.ingestion import (
-    bring_blocks_up_to_date,
-    claim_file,
-    is_unchanged,
-    ledger_app,
-    make_ledger_rows,
-    read_ledger,
-    repack,
-)
+from recsys.ingestion import is_unchanged
 from recsys.landed_files import LandedFiles
 from recsys.ratings.contract import RatingsContract, load_contract
 from recsys.ratings.erasure import UnreadableFileError, require_unnamed, strip_users
@@ -51,6 +44,7 @@ from recsys.store.repair import SET_ASIDE
 from recsys.store.suppressed import receipts_folder, suppress
 from recsys.store.tables import Table, Tables, Txn
 from recsys.suppression import SAYS, Suppression, make_pattern
+from recsys.user_blocks import bring_blocks_up_to_date, repack
 
 log = logging.getLogger(__name__)
 

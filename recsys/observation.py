@@ -30,11 +30,12 @@ from recsys.alerts.faults import (
     judge_run,
 )
 from recsys.alerts.params import AlertsParams
+from recsys.batches import read_ledger
 from recsys.config import Settings
 from recsys.errors import RecsysError
 from recsys.events import log_event
 from recsys.failures import describe_failure
-from recsys.ingestion import ClosedBatch, read_ledger
+from recsys.ingestion import ClosedBatch
 from recsys.landed_files import LandedFiles
 from recsys.params import without_password
 from recsys.ratings.contract import RatingsContract, load_contract

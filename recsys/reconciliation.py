@@ -10,16 +10,8 @@ from typing import Final
 from pyspark.sql import functions as sf
 
 from recsys import columns as c
+from recsys.batches import claim_file, count_batch, ledger_app, make_ledger_rows, newest_batch, read_claim, read_entries
 from recsys.errors import TableDamagedError
-from recsys.ingestion import (
-    claim_file,
-    count_batch,
-    ledger_app,
-    make_ledger_rows,
-    newest_batch,
-    read_claim,
-    read_entries,
-)
 from recsys.ratings.ledger import ACCEPTED, REPLAYED, Claim, Counts, Entry, Replay
 from recsys.store.repair import Finding, State
 from recsys.store.tables import Tables

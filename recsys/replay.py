@@ -20,6 +20,7 @@ from pyspark.sql import functions as sf
 
 from recsys import columns as c
 from recsys import schemas
+from recsys.batches import claim_file, claims_folder, read_claim, read_entries
 from recsys.config import Settings
 from recsys.errors import UsageError
 from recsys.events import log_event
@@ -28,12 +29,8 @@ from recsys.ingestion import (
     STAGED_RATINGS,
     Ingestion,
     check_candidates,
-    claim_file,
-    claims_folder,
     count_rows,
     find_unreadable,
-    read_claim,
-    read_entries,
     read_files,
 )
 from recsys.landed_files import LandedFiles

@@ -49,14 +49,18 @@ MAY_IMPORT = {
     "adoption": BASICS | {"ratings", "store"},
     "landed_files": {"store"},
     "landing_writer": BASICS | {"ratings", "store"},
-    "ingestion": BASICS | {"adoption", "landed_files", "blocks", "ratings", "store", "config", "session"},
+    "batches": BASICS | {"ratings", "store"},
+    "user_blocks": BASICS | {"adoption", "batches", "blocks", "store"},
+    "ingestion": BASICS | {"adoption", "batches", "landed_files", "ratings", "store", "config", "session"},
     "compaction": BASICS | {"adoption", "blocks", "store"},
-    "reconciliation": BASICS | {"ingestion", "ratings", "store"},
+    "reconciliation": BASICS | {"batches", "ratings", "store"},
     "erasure": BASICS
-    | {"adoption", "config", "ingestion", "landed_files", "ratings", "replay", "session", "store", "suppression"},
-    "replay": BASICS | {"config", "ingestion", "landed_files", "ratings", "session", "store"},
+    | {"adoption", "batches", "config", "ingestion", "landed_files", "ratings", "replay", "session", "store"}
+    | {"suppression", "user_blocks"},
+    "replay": BASICS | {"batches", "config", "ingestion", "landed_files", "ratings", "session", "store"},
     "observation": BASICS
-    | {"alerts", "telemetry", "config", "failures", "ingestion", "landed_files", "ratings", "session", "store"},
+    | {"alerts", "telemetry", "batches", "config", "failures", "ingestion", "landed_files", "ratings", "session"}
+    | {"store"},
     "streaming": BASICS | {"ratings", "store", "config", "ingestion"},
     "planning": BASICS | {"blocks", "als", "session"},
     "training": BASICS | {"blocks", "als", "ranking", "evaluation", "config"},
@@ -141,5 +145,17 @@ import recsys.serving.pyfunc_model
 def test_the_estimator_alone_needs_no_delta_no_mlflow_and_none_of_our_settings() -> None:
     """Its users have a session of their own; README says what must be installed."""
     missing = ["delta", "mlflow", "yaml", "pandas", "matplotlib", "jobs"]
-    ours = ["session", "config", "store", "ratings", "evaluation", "adoption", "ingestion", "training", "planning"]
+    ours = [
+        "session",
+        "config",
+        "store",
+        "ratings",
+        "evaluation",
+        "adoption",
+        "batches",
+        "ingestion",
+        "user_blocks",
+        "training",
+        "planning",
+    ]
     import_without([*missing, *(f"recsys.{name}" for name in ours)], "import recsys.ml")

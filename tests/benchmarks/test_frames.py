@@ -12,10 +12,10 @@ from benchmarks.frames import LATE_BATCH, append_batch, fill_tables, make_rating
 from recsys import columns as c
 from recsys.blocks.codec import SplitBlock
 from recsys.blocks.split import split_blocks
-from recsys.ingestion import bring_blocks_up_to_date
 from recsys.schemas import NO_EVENT_ID
 from recsys.store.params import WarehouseParams
 from recsys.store.tables import Tables
+from recsys.user_blocks import bring_blocks_up_to_date
 
 Rated = dict[int, tuple[list[tuple[int, float]], list[tuple[int, float]]]]  # user → (observed, held out)
 

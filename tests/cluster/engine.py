@@ -32,12 +32,12 @@ from recsys.als.plan import Plan, measure_speed, plan_fit
 from recsys.als.sweep import BLOCKS_OF_A_FIT
 from recsys.blocks.codec import read_array, read_items
 from recsys.blocks.split import split_blocks
-from recsys.ingestion import bring_blocks_up_to_date
 from recsys.planning import find_resources, read_statistics
 from recsys.session import ROOT, start_session
 from recsys.store.checkpoints import keep_checkpoints
 from recsys.store.params import WarehouseParams
 from recsys.store.tables import Tables
+from recsys.user_blocks import bring_blocks_up_to_date
 from tests.cluster.jobs import SHARED, SIZES
 
 EXECUTORS: Final = 4

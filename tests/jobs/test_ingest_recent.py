@@ -12,7 +12,7 @@ from jobs.runner import JobContext, make_context
 from recsys import columns as c
 from recsys.blocks.codec import NEWCOMERS, RECENT, WHOLE, iter_split_blocks
 from recsys.blocks.split import count_events, find_times, split_blocks
-from recsys.ingestion import read_user_blocks
+from recsys.user_blocks import read_user_blocks
 from tests.jobs.warehouses import land_csv, make_settings
 
 DAY = 1_700_000_000

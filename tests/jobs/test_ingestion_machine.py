@@ -27,16 +27,17 @@ from pyspark.sql import SparkSession
 from jobs import forget_user, ingest_ratings, quarantine, repair_tables
 from jobs.runner import JobContext, hold_locks, make_context
 from recsys import columns as c
+from recsys.batches import claim_file, read_claim, read_entries
 from recsys.blocks.current import current_ratings
 from recsys.blocks.recent import read_ratings
 from recsys.compaction import compact_ratings
 from recsys.errors import UsageError
-from recsys.ingestion import claim_file, read_claim, read_entries, read_user_blocks
 from recsys.ratings.ledger import ERASED, REPLAYED, Counts, Entry
 from recsys.ratings.quarantine import Corrections, Selection
 from recsys.store import pause
 from recsys.store.items import read_items
 from recsys.store.locks import LISTS, MODELS, TABLES
+from recsys.user_blocks import read_user_blocks
 from tests.jobs.warehouses import make_settings
 
 KEEPER = "keeper"  # is never forgotten, and first in every file: none is empty, and no two are alike by chance

@@ -17,14 +17,16 @@ from pyspark.sql import functions as sf
 from jobs import ingest_ratings, quarantine
 from jobs.runner import JobContext, make_context
 from recsys import columns as c
+from recsys.batches import claim_file, claims_folder
 from recsys.errors import UsageError
-from recsys.ingestion import Ingestion, Messages, bring_blocks_up_to_date, claim_file, claims_folder
+from recsys.ingestion import Ingestion, Messages
 from recsys.ratings.kafka import OffsetRange
 from recsys.ratings.ledger import REPLAYED
 from recsys.ratings.quarantine import Corrections, Selection
 from recsys.replay import NO_FILE, NOT_KEPT, NOT_READ
 from recsys.session import ROOT
 from recsys.store.suppressed import suppress
+from recsys.user_blocks import bring_blocks_up_to_date
 from tests.jobs.fingerprint import INGESTED, hash_tables, table_hash
 from tests.jobs.kills import kill_at_points
 from tests.jobs.warehouses import SMALL, arguments, copy_warehouse, land_csv, make_settings

@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 from jobs import ingest_ratings, repair_tables
 from jobs.runner import JobContext, make_context
 from recsys import columns as c
-from recsys.ingestion import find_reflected
+from recsys.user_blocks import find_reflected
 from tests.jobs.fingerprint import table_hash
 from tests.jobs.warehouses import SMALL, arguments, land_csv, make_settings
 
