@@ -53,7 +53,7 @@ def read_claim(files: Files, path: str) -> Claim:
         ) from err
 
 
-def record(spark: SparkSession, tables: Tables, claim: Claim, seen: Seen) -> None:
+def record_entries(spark: SparkSession, tables: Tables, claim: Claim, seen: Seen) -> None:
     """Write the entries of a batch to the ledger, and add them to what is known of it."""
     tables.ledger.append(make_ledger_rows(spark, claim))
     seen.add(claim.entries)

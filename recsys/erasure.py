@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final
 
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as sf
 
@@ -26,6 +27,7 @@ from recsys.batches import claim_file, ledger_app, make_ledger_rows, read_ledger
 from recsys.config import Settings
 from recsys.errors import RecsysError, UsageError
 from recsys.events import log_event
+from recsys.failures import describe_failure
 from recsys.ingestion import is_unchanged
 from recsys.landed_files import LandedFiles
 from recsys.ratings.contract import RatingsContract, load_contract
@@ -62,7 +64,7 @@ class Receipt:
         begun: when the first attempt began.
         removed: rows or files by place, over all attempts. What was committed when an attempt was killed, and not
             noted yet, is gone and not counted.
-        to_remove: files that the owner of the data has to look at, each with why.
+        to_remove: files, folders and topics that the owner of the data has to look at, each with why.
         to_come: what is left that time takes away, and when.
         purged: tables of which no earlier version and no log of one is left.
         versions: of the tables, at the end.
@@ -130,7 +132,6 @@ class Erasure:
             self._files.write(path, receipt.to_json().encode())
         drop_checkpoints(self._spark, self._tables.root)
         self._look_aside(receipt)
-        self._look_at_topic(receipt)
         for table in self._tables_with_ids():
             if now:
                 self._purge(table)
@@ -138,6 +139,7 @@ class Erasure:
                 receipt.purged.append(table.name)
             else:
                 receipt.to_come[table.name] = self._when_gone()
+        self._look_at_topic(receipt)
         return self._close_receipt(receipt, path)
 
     def _require_no_open_batch(self) -> None:
@@ -303,8 +305,8 @@ class Erasure:
             return
         try:
             kept_ms = Topic(self._spark, self._settings.kafka).kept_ms()
-        except RecsysError as err:
-            why = str(err).partition(". ")[0]
+        except (RecsysError, Py4JJavaError) as err:
+            why = describe_failure(err)
             receipt.to_remove[f"topic {name}"] = f"how long it keeps messages could not be found out: {why}"
             return
         if kept_ms is None:
@@ -312,10 +314,10 @@ class Erasure:
                 "it keeps messages for good (retention.ms, cleanup.policy): delete theirs, or let it drop old ones"
             )
             return
-        at = datetime.now(UTC) + timedelta(milliseconds=kept_ms)
+        last = datetime.now(UTC) + timedelta(milliseconds=kept_ms)
         receipt.to_come[f"topic {name}"] = (
-            f"messages sent until now: the broker drops them by {at:%Y-%m-%d %H:%M} UTC (retention.ms and segment.ms); "
-            "those of forgotten users are refused when they are read"
+            f"messages sent until now: its brokers drop them by the end of {last:%Y-%m-%d} UTC (retention.ms and "
+            "segment.ms; later where a producer dated messages ahead); those of forgotten users are refused when they are read"
         )
 
     def _purge(self, table: Table) -> None:

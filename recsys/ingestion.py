@@ -21,7 +21,7 @@ from pyspark.sql import functions as sf
 from recsys import columns as c
 from recsys import schemas
 from recsys.adoption import adopt_contract, register_consumer
-from recsys.batches import claim_file, claims_folder, count_batch, ledger_app, read_claim, read_ledger, record
+from recsys.batches import claim_file, claims_folder, count_batch, ledger_app, read_claim, read_ledger, record_entries
 from recsys.config import Settings
 from recsys.errors import DataRejectedError, SourceChangedError, StorageError, UsageError
 from recsys.events import log_event
@@ -211,7 +211,7 @@ class Ingestion:
         """Let the ledger know of messages that are never read: a batch without a row."""
         batch, claimed_us = self._number()
         claim = Claim(batch, claimed_us, make_range_entries(batch, claimed_us, ranges, {}, SKIPPED))
-        record(self._spark, self._tables, claim, self.seen)
+        record_entries(self._spark, self._tables, claim, self.seen)
         log_event(log, "messages_skipped", level=logging.WARNING, batch=batch, ranges=describe_ranges(ranges))
 
     def begin_replay(self, claim: Claim) -> int:
@@ -381,7 +381,7 @@ class Ingestion:
         pause_at("ingest:after_items")
         appended = (tables.ratings.txn_rows(txn) or 0) if has_ratings else 0
         check_conservation(claim, appended=appended, quarantined=quarantined)
-        record(self._spark, self._tables, claim, self.seen)
+        record_entries(self._spark, self._tables, claim, self.seen)
         pause_at("ingest:after_ledger")
         self._drop(claim)
         return new_items

@@ -1,7 +1,7 @@
 """The user blocks brought up to date with the ratings: which buckets, merged, laid beside or packed anew.
 
-What the blocks reflect, a batch and a version of the ratings, is the note of their latest commit. The caller holds the
-tables lock.
+What the blocks reflect, a batch and a version of the ratings, is the note of their latest commit. Whoever brings them
+up to date or packs them anew holds the tables lock.
 """
 
 import logging

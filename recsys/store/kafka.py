@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from py4j.java_gateway import JavaPackage
 from py4j.protocol import Py4JJavaError
@@ -26,9 +26,15 @@ _LOST = re.compile(
     r"KAFKA_DATA_LOSS|OffsetOutOfRange|may have been (lost|missed)|_WITH_TRIGGER_AVAILABLENOW|PREFETCHED"
 )
 _UNKNOWN = re.compile(r"UnknownTopicOrPartition|UnknownTopicId")
+_REFUSED = re.compile(
+    r"((?:Topic|Cluster|Group)Authorization|SaslAuthentication|SslAuthentication)(?:Failed)?Exception"
+)
 _SILENT = re.compile(
     r"TimeoutException|Timed out|DisconnectException|No resolvable bootstrap|Failed to create new Kafka"
 )
+
+_NEVER_MS: Final = 100 * 365 * 86_400_000  # whoever keeps messages for a hundred years keeps them for good
+_DROPPED_AFTER_MS: Final = 600_000  # a broker looks every five minutes, and then takes the file away after one
 
 
 @dataclass(frozen=True)
@@ -114,20 +120,29 @@ class Topic:
     def kept_ms(self) -> int | None:
         """How long a message can stay after it was sent; None when nothing takes it away.
 
-        A broker drops whole segments, when the newest message in them is old enough.
+        A broker drops whole segments, when the newest message in them is old enough by its own time, which a producer
+        gives. Where the topic does not bound how far ahead that may be, a producer's wrong clock makes it longer.
 
         Raises:
-            BrokerError: none answered.
-            UsageError: there is no such topic.
+            BrokerError: none answered, or they do not tell.
+            UsageError: there is no such topic, or the client may not ask.
         """
         config = self._jvm.org.apache.kafka.common.config
         topic = config.ConfigResource(config.ConfigResource.Type.TOPIC, self.name)
         with self._admin() as admin:
             found = admin.describeConfigs(self._jvm.java.util.List.of(topic)).all().get().get(topic)
-            policy, kept, segment = (
-                str(found.get(name).value()) for name in ("cleanup.policy", "retention.ms", "segment.ms")
-            )
-        return int(kept) + int(segment) if "delete" in policy.split(",") and int(kept) >= 0 else None
+            settings = {str(entry.name()): str(entry.value()) for entry in found.entries()}
+        try:
+            policy, kept_ms = settings["cleanup.policy"], int(settings["retention.ms"])
+            longest_ms = kept_ms + int(settings["segment.ms"]) + _DROPPED_AFTER_MS
+            ahead_ms = int(settings.get("message.timestamp.after.max.ms", _NEVER_MS))
+        except (KeyError, ValueError) as err:
+            raise BrokerError(
+                f"topic '{self.name}': its brokers do not tell how long it keeps messages ({err})."
+            ) from err
+        if settings.get("message.timestamp.type") == "CreateTime" and ahead_ms < _NEVER_MS:
+            longest_ms += ahead_ms
+        return longest_ms if "delete" in policy.split(",") and kept_ms >= 0 and longest_ms < _NEVER_MS else None
 
     def read(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> DataFrame:
         """The messages of some partitions from one offset up to another, which must all be there when they are read."""
@@ -150,7 +165,7 @@ class Topic:
         Raises:
             BrokerError: no broker answered in time.
             MessagesLostError: messages are gone.
-            UsageError: there is no such topic.
+            UsageError: there is no such topic, or the client may not do it.
         """
         try:
             yield
@@ -165,6 +180,12 @@ class Topic:
                 raise UsageError(
                     f"there is no topic '{self.name}' at {servers}. Create it, or correct kafka.topic; "
                     "the client's user may also not be allowed to see it."
+                ) from err
+            refused = _REFUSED.search(text)
+            if refused is not None:
+                raise UsageError(
+                    f"topic '{self.name}': Kafka at {servers} refuses this client ({refused[0]}). Its user needs "
+                    "Describe, DescribeConfigs and Read on the topic; who it is, kafka.client_properties says."
                 ) from err
             if _SILENT.search(text):
                 raise BrokerError(

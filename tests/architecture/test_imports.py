@@ -55,8 +55,8 @@ MAY_IMPORT = {
     "compaction": BASICS | {"adoption", "blocks", "store"},
     "reconciliation": BASICS | {"batches", "ratings", "store"},
     "erasure": BASICS
-    | {"adoption", "batches", "config", "ingestion", "landed_files", "ratings", "replay", "session", "store"}
-    | {"suppression", "user_blocks"},
+    | {"adoption", "batches", "config", "failures", "ingestion", "landed_files", "ratings", "replay", "session"}
+    | {"store", "suppression", "user_blocks"},
     "replay": BASICS | {"batches", "config", "ingestion", "landed_files", "ratings", "session", "store"},
     "observation": BASICS
     | {"alerts", "telemetry", "batches", "config", "failures", "ingestion", "landed_files", "ratings", "session"}

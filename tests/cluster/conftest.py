@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession
 
 from recsys.session import bundled_jars, start_session
 from tests.cluster import kafka
-from tests.cluster.hadoop import FOLDER, PORTS, Hadoop, missing
+from tests.cluster.hadoop import FOLDER, PORTS, PORTS_OF_ONE, Hadoop, missing
 from tests.cluster.kafka import Kafka
 from tests.cluster.undisturbed import World
 from tests.sessions import TWO_TASKS
@@ -21,9 +21,11 @@ def hadoop() -> Iterator[Hadoop]:
     if lacking is not None:
         pytest.skip(lacking)
     cluster = cluster_of_this_process()
-    cluster.start()
-    yield cluster
-    cluster.stop()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 def cluster_of_this_process() -> Hadoop:
@@ -31,8 +33,8 @@ def cluster_of_this_process() -> Hadoop:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is None:
         return Hadoop()
-    number, size = int(worker.removeprefix("gw")), 1_000
-    return Hadoop(FOLDER.with_name(f"{FOLDER.name}-{worker}"), PORTS[number * size : (number + 1) * size])
+    first = (1 + int(worker.removeprefix("gw"))) * PORTS_OF_ONE
+    return Hadoop(FOLDER.with_name(f"{FOLDER.name}-{worker}"), PORTS[first : first + PORTS_OF_ONE])
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +61,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     if lacking is not None:
         pytest.skip(lacking)
     server = Kafka(tmp_path_factory.mktemp("kafka"))
-    server.start()
-    yield server
-    server.stop()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

@@ -25,7 +25,9 @@ from xml.sax.saxutils import escape
 from recsys.session import ROOT
 
 FOLDER: Final = ROOT / "build" / "cluster"
-PORTS: Final = range(20_000, 30_000)  # below those that systems give to clients: a killed daemon finds its own again
+# Below those that systems give to clients, so that a killed daemon finds its own again.
+PORTS: Final = range(20_000, 30_000)
+PORTS_OF_ONE: Final = 1_000  # that one cluster chooses among
 _JARS: Final = ROOT / "build" / "hadoop"
 _POM: Final = Path(__file__).with_name("pom.xml")
 
@@ -113,7 +115,7 @@ def _have_jars() -> bool:
 class Hadoop:
     """A cluster in a folder; what is started is what runs, whoever asks for it again."""
 
-    def __init__(self, folder: Path = FOLDER, among: range = PORTS) -> None:
+    def __init__(self, folder: Path = FOLDER, among: range = PORTS[:PORTS_OF_ONE]) -> None:
         """Starts nothing yet; the services get ports ``among`` these."""
         self.folder = folder
         self._among = among
@@ -193,7 +195,8 @@ class Hadoop:
             command = Path(f"/proc/{self._pid(name)}/cmdline").read_text()
         except (FileNotFoundError, ProcessLookupError, ValueError):
             return False
-        return stat.rpartition(")")[2].split()[0] != "Z" and DAEMONS[name].main in command
+        is_ours = f"{self.conf}:" in command and DAEMONS[name].main in command  # another cluster may have got its id
+        return is_ours and stat.rpartition(")")[2].split()[0] != "Z"
 
     def wait(self) -> None:
         """Wait until HDFS is out of safe mode with its DataNode, and YARN has its node.
@@ -405,7 +408,13 @@ _STARTED: Final[dict[int, "subprocess.Popen[bytes]"]] = {}  # kept so that ended
 
 
 def free_ports(n: int, among: range) -> list[int]:
-    """Ports of this machine that are free now."""
+    """Ports of this machine that are free now.
+
+    Raises:
+        ClusterError: there are too few to choose among.
+    """
+    if len(among) < n:
+        raise ClusterError(f"no ports are left: use at most {len(PORTS) // PORTS_OF_ONE - 1} processes (-n)")
     found: list[int] = []
     while len(found) < n:
         port = random.choice(among)
@@ -450,6 +459,7 @@ def main(words: Sequence[str]) -> int:
         print(f"error: {lacking}", file=sys.stderr)
         return 2
     hadoop = Hadoop()
+    of_tests = [Hadoop(folder) for folder in FOLDER.parent.glob(f"{FOLDER.name}-gw*")]
     try:
         if words[0] == "up":
             hadoop.start()
@@ -458,7 +468,8 @@ def main(words: Sequence[str]) -> int:
             )
             print(f"export HADOOP_CONF_DIR={hadoop.conf}")
         else:
-            hadoop.stop()
+            for each in (hadoop, *of_tests):
+                each.stop()
     except ClusterError as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 """A real Kafka broker for tests: one node on loopback, from Maven artifacts, and Spark's connector to it.
 
-Everything lies in one folder: configuration, data, log, and the process id by which the broker is stopped.
+Everything lies in one folder: configuration, data and log.
 """
 
 import json

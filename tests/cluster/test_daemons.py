@@ -33,7 +33,7 @@ PATIENT: Final = {_SPEC: "1000,60"}
 
 @pytest.fixture(autouse=True)
 def quick_client(spark: SparkSession, hadoop: Hadoop) -> Iterator[None]:
-    """A client of HDFS that asks as often as others do, but waits milliseconds where they wait seconds."""
+    """A client of HDFS that waits milliseconds where others wait seconds, and gives up sooner."""
     quick = {
         "dfs.client.retry.window.base": "20",
         "dfs.client.block.write.locateFollowingBlock.retries": "5",

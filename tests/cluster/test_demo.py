@@ -1,6 +1,7 @@
 """The demo on HDFS and YARN, shortened: two turns in cluster mode give the lists of two local ones."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_the_demo_in_cluster_mode_publishes_the_lists_of_a_local_demo(
 ) -> None:
     """From landing files on HDFS, by a tracking server, to lists that are read without a JVM."""
     steps = plan_steps(read_sample(SAMPLE)[::20], refreshes=2)[:2]
-    root = f"{hadoop.fs}/recsys/{tmp_path.name}"
+    root = f"{hadoop.fs}/recsys/{tmp_path.name}-{uuid.uuid4().hex[:8]}"  # a cluster may have files of earlier runs
     place = Place(root, server, {**SIZES, **SHARED}, SMALL)
     with ThreadPoolExecutor(1) as background:
         code = background.submit(run_steps, place, steps, os.environ | hadoop.environment)

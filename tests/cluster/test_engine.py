@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections import Counter
 from collections.abc import Iterable
 from statistics import median
@@ -27,7 +28,7 @@ def found(hadoop: Hadoop, tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("engine")
     work, answer, asked = folder / "work", folder / "answer.json", folder / "asked.json"
     work.mkdir()
-    warehouse = f"{hadoop.fs}/recsys/{folder.name}"
+    warehouse = f"{hadoop.fs}/recsys/{folder.name}-{uuid.uuid4().hex[:8]}"  # a cluster may have files of earlier runs
     nodemanager = int((hadoop.folder / "nodemanager.pid").read_text())
     asked.write_text(ask(Asked(warehouse, str(work), nodemanager, str(answer))))
     done = subprocess.run(

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -359,22 +359,23 @@ def test_a_continuous_run_takes_in_what_comes_lets_other_jobs_in_between_and_sto
     assert [row.outcome for row in jobs] == ["ok", "ok", "ok"]
 
 
-def test_the_receipt_of_an_erasure_says_by_when_the_broker_has_dropped_what_was_sent(
+def test_the_receipt_of_an_erasure_says_by_when_the_brokers_have_dropped_what_was_sent(
     broker: Kafka, open_warehouse: Open
 ) -> None:
-    hours = timedelta(hours=2)
-    half = str(hours // timedelta(milliseconds=2))
+    days = timedelta(days=10)
+    half = str(days // timedelta(milliseconds=2))
     broker.create_topic("forgets", config={"retention.ms": half, "segment.ms": half})
     context = open_warehouse("forgets")
     broker.send("forgets", [rating("u1", "i1", 8, DAY), rating("u2", "i1", 7, DAY)])
     ingest_ratings.run(context)
-    began = datetime.now(UTC).replace(second=0, microsecond=0)
+    began = datetime.now(UTC)
     receipt = forget_user.run(context, frozenset({"u1"})).receipt
     assert receipt.to_remove == {}
-    until = re.search(r"drops them by (.*) UTC", receipt.to_come["topic forgets"])
+    until = re.search(r"drop them by the end of (\S+) UTC", receipt.to_come["topic forgets"])
     assert until is not None
-    dropped = datetime.strptime(until[1], "%Y-%m-%d %H:%M").replace(tzinfo=UTC)
-    assert began + hours <= dropped <= datetime.now(UTC) + hours
+    dropped = date.fromisoformat(until[1])
+    # Messages may be dated an hour ahead, and a broker takes minutes.
+    assert (began + days).date() <= dropped <= (datetime.now(UTC) + days + timedelta(hours=1.5)).date()
 
     broker.send("forgets", [rating("u1", "i2", 8, DAY)])
     ingest_ratings.run(context)
@@ -384,12 +385,18 @@ def test_the_receipt_of_an_erasure_says_by_when_the_broker_has_dropped_what_was_
 def test_a_topic_that_keeps_messages_for_good_is_left_to_its_owner(
     spark: SparkSession, broker: Kafka, open_warehouse: Open
 ) -> None:
-    broker.create_topic("keeps", config={"retention.ms": "-1"})
-    broker.create_topic("compacts", config={"cleanup.policy": "compact"})
+    ways = {
+        "keeps": {"retention.ms": "-1"},
+        "compacts": {"cleanup.policy": "compact"},
+        "outlives-us": {"retention.ms": str(2**63 - 1)},
+    }
+    for topic, config in ways.items():
+        broker.create_topic(topic, config=config)
     context = open_warehouse("keeps")
     receipt = forget_user.run(context, frozenset({"u1"})).receipt
     assert "for good" in receipt.to_remove["topic keeps"]
-    assert Topic(spark, context.settings.kafka.model_copy(update={"topic": "compacts"})).kept_ms() is None
+    for topic in ways:
+        assert Topic(spark, context.settings.kafka.model_copy(update={"topic": topic})).kept_ms() is None, topic
 
 
 def test_a_broker_that_cannot_be_asked_ends_no_erasure_and_is_named(open_warehouse: Open) -> None:
