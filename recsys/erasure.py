@@ -317,7 +317,8 @@ class Erasure:
         last = datetime.now(UTC) + timedelta(milliseconds=kept_ms)
         receipt.to_come[f"topic {name}"] = (
             f"messages sent until now: its brokers drop them by the end of {last:%Y-%m-%d} UTC (retention.ms and "
-            "segment.ms; later where a producer dated messages ahead); those of forgotten users are refused when they are read"
+            "segment.ms; later where a producer dated messages ahead); until then those of forgotten users are refused "
+            "when they are read"
         )
 
     def _purge(self, table: Table) -> None:
