@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Final
 
 from confluent_kafka import KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewPartitions,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from recsys.session import ROOT
 from tests.cluster.hadoop import PORTS, ClusterError, free_ports, one_at_a_time
@@ -149,6 +158,16 @@ class Kafka:
         """Delete messages as retention does: all before an offset."""
         _results(self.admin.delete_records([TopicPartition(name, partition, offset)]))
 
+    def forbid(self, topic: str, *operations: AclOperation) -> None:
+        """Let everybody do everything with a topic but this."""
+
+        def rule(operation: AclOperation, says: AclPermissionType) -> AclBinding:
+            literal = ResourcePatternType.LITERAL
+            return AclBinding(ResourceType.TOPIC, topic, literal, "User:ANONYMOUS", "*", operation, says)
+
+        rules = [rule(AclOperation.ALL, AclPermissionType.ALLOW)]
+        _results(self.admin.create_acls([*rules, *(rule(each, AclPermissionType.DENY) for each in operations)]))
+
     def send(
         self, topic: str, values: Iterable[str | bytes | None], partition: int = 0, *, key: bytes | None = None
     ) -> None:
@@ -216,6 +235,8 @@ class Kafka:
             "group.initial.rebalance.delay.ms": 0,
             "auto.create.topics.enable": "false",
             "message.max.bytes": 4_000_000,
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "allow.everyone.if.no.acl.found": "true",
         }
 
 

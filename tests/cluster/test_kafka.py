@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 from confluent_kafka import Producer
+from confluent_kafka.admin import AclOperation
 from pyspark.sql import SparkSession
 
 from jobs import forget_user, ingest_ratings
 from jobs.runner import JobContext, make_context
 from recsys import ingestion, streaming
 from recsys.blocks.current import current_ratings
-from recsys.errors import BrokerError, MessagesLostError
+from recsys.errors import BrokerError, MessagesLostError, UsageError
 from recsys.ratings.kafka import OffsetRange
 from recsys.session import ROOT
 from recsys.store.kafka import Topic
@@ -403,4 +404,17 @@ def test_a_broker_that_cannot_be_asked_ends_no_erasure_and_is_named(open_warehou
     own = {"bootstrap_servers": f"127.0.0.1:{free_port()}", "timeout_seconds": 2.0}
     receipt = forget_user.run(open_warehouse("silent", kafka=own), frozenset({"u1"})).receipt
     assert "did not answer within 2 s" in receipt.to_remove["topic silent"]
+    assert receipt.ended is not None
+
+
+def test_a_client_that_the_brokers_refuse_is_told_what_its_user_needs(broker: Kafka, open_warehouse: Open) -> None:
+    broker.create_topic("closed")
+    broker.send("closed", [rating("u1", "i1", 8, DAY)])
+    broker.forbid("closed", AclOperation.READ, AclOperation.DESCRIBE_CONFIGS)
+    context = open_warehouse("closed")
+    refused = r"refuses this client \(TopicAuthorizationException\).*Describe, DescribeConfigs and Read"
+    with pytest.raises(UsageError, match=refused):
+        ingest_ratings.run(context)
+    receipt = forget_user.run(context, frozenset({"u1"})).receipt
+    assert re.search(refused, receipt.to_remove["topic closed"])
     assert receipt.ended is not None
