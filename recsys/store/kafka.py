@@ -131,7 +131,7 @@ class Topic:
         topic = config.ConfigResource(config.ConfigResource.Type.TOPIC, self.name)
         with self._admin() as admin:
             found = admin.describeConfigs(self._jvm.java.util.List.of(topic)).all().get().get(topic)
-            settings = {str(entry.name()): str(entry.value()) for entry in found.entries()}
+            settings = {str(entry.name()): str(entry.value()) for entry in found.entries().toArray()}
         try:
             policy, kept_ms = settings["cleanup.policy"], int(settings["retention.ms"])
             longest_ms = kept_ms + int(settings["segment.ms"]) + _DROPPED_AFTER_MS
