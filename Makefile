@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-unit test-cluster cluster-up cluster-down lint format lock bench bench-ingestion bench-netflix clean
+.PHONY: help setup demo demo-cluster test test-unit test-cluster test-applications cluster-up cluster-down lint format lock bench bench-ingestion bench-netflix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,8 +28,14 @@ test: $(READY) ## all tests, two processes at a time (-n in the Makefile)
 test-unit: $(READY) ## the tests that need no JVM
 	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/architecture
 
+# What .ci/run has no time for: every test starts drivers and executors on YARN to kill them.
+APPLICATIONS := tests/cluster/test_applications.py
+
 test-cluster: $(READY) ## the tests on a real HDFS, YARN and Kafka of this machine; needs Java 17 and Maven
-	@$(BIN)/python -m pytest tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest tests/cluster --ignore=$(APPLICATIONS) -n 2 --dist loadfile --no-loadscope-reorder
+
+test-applications: $(READY) ## there too, those that kill drivers and executors; a quarter of an hour
+	@$(BIN)/python -m pytest $(APPLICATIONS)
 
 cluster-up: $(READY) ## start that HDFS and YARN, and leave it running
 	@$(BIN)/python -m tests.cluster.hadoop up
