@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 .PHONY: help setup demo demo-cluster test test-unit test-cluster test-applications cluster-up cluster-down lint format lock bench bench-ingestion bench-netflix clean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 19
 
 setup: $(READY) ## install everything once (network: PyPI and Maven Central)
 
