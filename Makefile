@@ -32,7 +32,7 @@ test-unit: $(READY) ## the tests that need no JVM
 APPLICATIONS := tests/cluster/test_applications.py
 
 test-cluster: $(READY) ## the tests on a real HDFS, YARN and Kafka of this machine; needs Java 17 and Maven
-	@$(BIN)/python -m pytest tests/cluster --ignore=$(APPLICATIONS) -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest tests/cluster --ignore=$(APPLICATIONS)
 
 test-applications: $(READY) ## there too, those that kill drivers and executors; a quarter of an hour
 	@$(BIN)/python -m pytest $(APPLICATIONS)
