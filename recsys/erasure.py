@@ -23,7 +23,7 @@ from pyspark.sql import functions as sf
 from recsys import columns as c
 from recsys import schemas
 from recsys.adoption import CONSUMERS
-from recsys.batches import claim_file, ledger_app, make_ledger_rows, read_ledger
+from recsys.batches import claim_file, ledger_app, read_ledger, record_entries
 from recsys.config import Settings
 from recsys.errors import RecsysError, UsageError
 from recsys.events import log_event
@@ -290,7 +290,7 @@ class Erasure:
                 entries.append(entry)
         if entries:
             claim = Claim(entries[0].batch, now_us, tuple(entries))
-            self._tables.ledger.append(make_ledger_rows(self._spark, claim))
+            record_entries(self._spark, self._tables, claim, seen)
 
     def _look_aside(self, receipt: Receipt) -> None:
         """Damaged logs that repair_tables keeps are read by nobody but their owner."""

@@ -71,7 +71,9 @@ def bring_blocks_up_to_date(
         reading = aside.submit(read_items, tables.items, tables.items.version())
         layers = _find_room(tables, events, reflected, through_batch, touched)
         items = reading.result()
-    packing = _make_packing(tables, items.ids, (reflected.batch, through_batch), version)
+    packing = _make_packing(
+        tables, items.ids, after_batch=reflected.batch, through_batch=through_batch, version=version
+    )
     new_users = None if layers is None else _put_beside(tables, old, files, layers, packing, touched, where)
     if new_users is None:
         new_users = _merge_into_blocks(tables, old, files, packing, touched, where)
@@ -202,16 +204,16 @@ def repack(tables: Tables, buckets: Sequence[int]) -> None:
 
 def _pack_buckets(tables: Tables, where: str, *, through_batch: int, version: int) -> None:
     items = read_items(tables.items, tables.items.version())
-    packing = _make_packing(tables, items.ids, (0, through_batch), version)
+    packing = _make_packing(tables, items.ids, after_batch=0, through_batch=through_batch, version=version)
     packed = update_blocks(None, tables.ratings.read_files(tables.ratings.read_version(version).where(where)), packing)
     # Of other buckets; where there are none any more, reading costs a join more, once.
     beside = int(_has_recent(tables, tables.user_blocks.version()))
     tables.user_blocks.replace(packed, where, note={**_note(packing), _BESIDE: beside})
 
 
-def _make_packing(tables: Tables, item_ids: Sequence[str], batches: tuple[int, int], version: int) -> Packing:
-    """Of the ratings after the first batch through the second, as a version of their table has them."""
-    after_batch, through_batch = batches
+def _make_packing(
+    tables: Tables, item_ids: Sequence[str], *, after_batch: int, through_batch: int, version: int
+) -> Packing:
     return Packing(
         item_ids,
         after_batch=after_batch,

@@ -26,9 +26,7 @@ _LOST = re.compile(
     r"KAFKA_DATA_LOSS|OffsetOutOfRange|may have been (lost|missed)|_WITH_TRIGGER_AVAILABLENOW|PREFETCHED"
 )
 _UNKNOWN = re.compile(r"UnknownTopicOrPartition|UnknownTopicId")
-_REFUSED = re.compile(
-    r"((?:Topic|Cluster|Group)Authorization|SaslAuthentication|SslAuthentication)(?:Failed)?Exception"
-)
+_REFUSED = re.compile(r"(Topic|Cluster|Group)AuthorizationException|(Sasl|Ssl)AuthenticationException")
 _SILENT = re.compile(
     r"TimeoutException|Timed out|DisconnectException|No resolvable bootstrap|Failed to create new Kafka"
 )

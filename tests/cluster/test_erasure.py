@@ -1,12 +1,12 @@
 """Forgetting a user whose ratings, blocks and lists are on HDFS."""
 
 from pathlib import Path
-from typing import Any
 
 from pyspark.sql import SparkSession
 
 from jobs import forget_user, ingest_ratings, score_users
 from recsys.store.files import Files
+from tests.cluster.hadoop import Hadoop
 from tests.cluster.undisturbed import World, read_once
 from tests.scans import find_texts
 
@@ -14,18 +14,8 @@ FORGOTTEN = "!-forgotten-7f3a"
 DAY = 1_750_000_000
 
 
-def fetch(spark: SparkSession, folder: str, target: Path) -> Path:
-    """A copy of a folder on this machine's disk."""
-    jvm: Any = spark._jvm
-    conf: Any = spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
-    origin = jvm.org.apache.hadoop.fs.Path(folder)
-    files = origin.getFileSystem(conf)
-    assert jvm.org.apache.hadoop.fs.FileUtil.copy(files, origin, jvm.java.io.File(str(target)), False, conf)
-    return target
-
-
 def test_case_91_a_user_forgotten_on_hdfs_is_in_no_file_there(
-    spark: SparkSession, world: World, tmp_path: Path
+    spark: SparkSession, hadoop: Hadoop, world: World, tmp_path: Path
 ) -> None:
     warehouse, ids = world.copy(), tmp_path / "ids"
     ids.touch(mode=0o600)
@@ -37,10 +27,12 @@ def test_case_91_a_user_forgotten_on_hdfs_is_in_no_file_there(
     assert ingest_ratings.main(words) == 0
     assert score_users.main([*words, "--force"]) == 0
     _, n_lists, _ = read_once(warehouse.root)
-    places = {name.split("/")[0] for name in find_texts(fetch(spark, warehouse.root, tmp_path / "before"), FORGOTTEN)}
+    hadoop.shell("-get", warehouse.root, str(tmp_path / "before"))
+    places = {name.split("/")[0] for name in find_texts(tmp_path / "before", FORGOTTEN)}
     assert places == {"landing", "ratings", "user_blocks", "quarantine", "recommendations"}
 
     assert forget_user.main([*words, "--ids", str(ids), "--now"]) == 0
 
-    assert find_texts(fetch(spark, warehouse.root, tmp_path / "after"), FORGOTTEN) == set()
+    hadoop.shell("-get", warehouse.root, str(tmp_path / "after"))
+    assert find_texts(tmp_path / "after", FORGOTTEN) == set()
     assert read_once(warehouse.root)[1] == n_lists - 1
