@@ -352,7 +352,7 @@ class Table:
 
     def _reconstruct(self) -> None:
         try:
-            self._snapshot().stateDF().count()
+            self._transactions()  # and not a count of the state: the next commit's fence asks for just these
         except Exception as err:
             log_event(log, "read_ahead_failed", table=self.name, error=type(err).__name__)
 

@@ -25,10 +25,10 @@ import importlib, io, json, os, sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from recsys.session import start_session
+from tests.sessions import TWO_TASKS
 
 folder = Path(sys.argv[1])
-small = {"spark.master": "local[1]", "spark.driver.memory": "1g", "spark.sql.shuffle.partitions": "2"}
-spark = start_session("driver", conf=small | {"spark.default.parallelism": "2"})
+spark = start_session("driver", conf={**TWO_TASKS, "spark.master": "local[1]", "spark.driver.memory": "1g"})
 spark.range(1).collect()
 (folder / "ready").touch()
 for number, line in enumerate(sys.stdin):
