@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 _GUARD = "spark.databricks.delta.retentionDurationCheck.enabled"
 _LOOKED_BACK = "INTERVAL 60 DAYS"  # for the longest run: what took a day once must not keep files for ever
 _LISTING_TASKS = "spark.sql.sources.parallelPartitionDiscovery.parallelism"
+_COMMITS_OF_ITS_OWN = "spark.databricks.delta.vacuum.logging.enabled"
 
 
 def drop_old_generations(tables: Tables, keep: int) -> list[int]:
@@ -98,9 +99,14 @@ def _vacuum_settings(spark: SparkSession, hours: float) -> Iterator[None]:
     """Delta refuses less than a week unless told that nobody reads for so long: the configuration says so.
 
     It lists folders in as many tasks as Spark discovers partitions with, 10,000 by default, which on few cores takes
-    minutes to do nothing.
+    minutes to do nothing. And it would write two commits a table that say when it began and ended, for half of its
+    time: `job_runs` says that.
     """
-    wanted = {_GUARD: str(hours >= 168).lower(), _LISTING_TASKS: str(spark.sparkContext.defaultParallelism)}
+    wanted = {
+        _GUARD: str(hours >= 168).lower(),
+        _LISTING_TASKS: str(spark.sparkContext.defaultParallelism),
+        _COMMITS_OF_ITS_OWN: "false",
+    }
     before = {key: spark.conf.get(key, None) for key in wanted}
     for key, value in wanted.items():
         spark.conf.set(key, value)
