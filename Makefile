@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test test-unit test-cluster test-applications cluster-up cluster-down lint format lock bench bench-ingestion bench-netflix clean
+.PHONY: help setup demo demo-cluster test test-unit test-cluster test-long test-long-cluster cluster-up cluster-down lint format lock bench bench-ingestion bench-netflix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 19
@@ -22,20 +22,22 @@ MLFLOW ?=
 demo-cluster: $(READY) ## the same on HDFS and YARN: make demo-cluster MLFLOW=http://host:port; needs HADOOP_CONF_DIR
 	@$(BIN)/python demo/cluster.py --tracking-uri "$(MLFLOW)"
 
-test: $(READY) ## all tests, two processes at a time (-n in the Makefile)
-	@$(BIN)/python -m pytest tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
+HERE := tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(READY) ## the tests, two processes at a time (-n in the Makefile)
+	@$(BIN)/python -m pytest $(HERE) -m "not long"
+
+test-long: $(READY) ## those that take minutes each and that .ci/run has not always time for
+	@$(BIN)/python -m pytest $(HERE) -m long
 
 test-unit: $(READY) ## the tests that need no JVM
 	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/architecture
 
-# What .ci/run has no time for: every test starts drivers and executors on YARN to kill them.
-APPLICATIONS := tests/cluster/test_applications.py
-
 test-cluster: $(READY) ## the tests on a real HDFS, YARN and Kafka of this machine; needs Java 17 and Maven
-	@$(BIN)/python -m pytest tests/cluster --ignore=$(APPLICATIONS)
+	@$(BIN)/python -m pytest tests/cluster -m "not long"
 
-test-applications: $(READY) ## there too, those that kill drivers and executors; a quarter of an hour
-	@$(BIN)/python -m pytest $(APPLICATIONS)
+test-long-cluster: $(READY) ## the long ones there: drivers and executors killed, four executors; half an hour
+	@$(BIN)/python -m pytest tests/cluster -m long
 
 cluster-up: $(READY) ## start that HDFS and YARN, and leave it running
 	@$(BIN)/python -m tests.cluster.hadoop up

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -40,8 +41,13 @@ def _no_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "run", in_this_process)
 
 
+def targets() -> list[Any]:
+    """All; that of ingestion takes two minutes."""
+    return [pytest.param(n, marks=pytest.mark.long) if n == 12 else n for n in sorted(TARGETS)]
+
+
 @pytest.mark.filterwarnings("default")  # the rivals' warnings are their own affair
-@pytest.mark.parametrize("target", sorted(TARGETS))
+@pytest.mark.parametrize("target", targets())
 def test_every_target_can_be_measured(
     target: int, measure: Callable[[int], tuple[Measured, Path]], tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from pyspark.sql import Row, SparkSession
 
 from jobs import ingest_ratings, pipeline, promote_model, score_users, train_model
@@ -13,6 +14,8 @@ from tests.cluster.hadoop import Hadoop
 from tests.cluster.undisturbed import Warehouse, World, read_once, watch
 from tests.jobs.fingerprint import INGESTED, PUBLISHED, hash_models, hash_tables
 from tests.jobs.kills import stand_at_points
+
+pytestmark = pytest.mark.long
 
 Main = Callable[[list[str]], int]
 

@@ -16,6 +16,8 @@ from recsys.session import ROOT
 from tests.cluster.engine import EXECUTORS, KILLED_IN, PARAMS, Asked, ask
 from tests.cluster.hadoop import Hadoop
 
+pytestmark = pytest.mark.long
+
 CODE = 500_000  # bytes, at most
 
 Found = dict[str, Any]

@@ -114,6 +114,7 @@ def test_driver_and_executors_run_on_the_packed_python_and_on_nothing_of_this_ma
     assert report["doubled"] == [0, 2, 4, 6]
 
 
+@pytest.mark.long
 def test_the_second_submission_copies_nothing_and_an_archive_by_path_is_copied_once(
     hadoop: Hadoop, world: World, packed: tuple[str, Shipped], tmp_path: Path
 ) -> None:

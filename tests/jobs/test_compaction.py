@@ -172,6 +172,7 @@ def test_rows_that_somebody_adds_meanwhile_are_not_lost(context: JobContext, mon
     assert ("u9", "i1", 3.0, 0, 1) in events(context)
 
 
+@pytest.mark.long
 def test_killed_around_the_commit_and_run_again_it_ends_as_if_undisturbed(
     spark: SparkSession, folder: Path, tmp_path: Path
 ) -> None:

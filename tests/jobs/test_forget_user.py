@@ -145,6 +145,7 @@ def test_case_91_a_forgotten_user_is_in_no_file_of_the_warehouse_the_landing_fol
     assert lists.where(f"{c.GENERATION} = 2").count() == 40 + 1, "everybody else has a list"
 
 
+@pytest.mark.long
 def test_case_91_killed_half_way_and_run_again_it_leaves_what_an_undisturbed_run_leaves(
     spark: SparkSession, trained: Path, forgotten: Forgotten, ids: Path, tmp_path: Path
 ) -> None:

@@ -287,6 +287,7 @@ def test_case_92_a_forgotten_users_refused_rows_are_not_accepted_by_a_replay_and
     assert sums(context) == {"a.csv": (3, 2, 0, 1)}
 
 
+@pytest.mark.long
 def test_a_replay_that_is_killed_anywhere_and_finished_by_either_job_ends_with_the_tables_of_an_undisturbed_one(
     spark: SparkSession, tmp_path: Path
 ) -> None:

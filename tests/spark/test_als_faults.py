@@ -102,7 +102,7 @@ spark.stop()
 @pytest.mark.parametrize(
     "solvers",
     [
-        {"user_solver": "exact", "item_solver": "exact"},
+        pytest.param({"user_solver": "exact", "item_solver": "exact"}, marks=pytest.mark.long),
         {"user_solver": "cg", "item_solver": "cg", "item_steps": 2},
     ],
     ids=["exact", "cg"],
