@@ -451,9 +451,9 @@ def _batch_by_table(plan: Plan) -> Row:
 
 
 def _backlog(plan: Plan) -> Row:
-    """Ten batches of small files; two where it has to be quick."""
+    """Ten batches of small files; four where it has to be quick."""
     shape = make_shape(_growing(plan.size)[0] if plan.size else "200k")
-    files, batches = (max(20, min(1000, shape.n_ratings // 1000)), 2) if plan.size else (10_000, 10)
+    files, batches = (max(20, min(1000, shape.n_ratings // 1000)), 4) if plan.size else (10_000, 10)
     once = replace(plan, repeat=1)  # memory says the same every time
     [results] = _repeat(
         once, plan.task("ingest.backlog", shape, files=files, files_a_batch=-(-files // batches), **_INGEST_MEMORY)

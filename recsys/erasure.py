@@ -132,14 +132,13 @@ class Erasure:
             self._files.write(path, receipt.to_json().encode())
         drop_checkpoints(self._spark, self._tables.root)
         self._look_aside(receipt)
-        later = None if now else self._when_gone()
-        for table in self._tables_with_ids():
-            if later is None:
+        if now:
+            for table in self._tables_with_ids():
                 self._purge(table)
                 pause_at(f"forget:purged_{table.name}")
                 receipt.purged.append(table.name)
-            else:
-                receipt.to_come[table.name] = later
+        else:
+            receipt.to_come |= dict.fromkeys((table.name for table in self._tables_with_ids()), self._when_gone())
         self._look_at_topic(receipt)
         return self._close_receipt(receipt, path)
 

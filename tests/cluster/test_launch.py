@@ -341,7 +341,7 @@ def application_of(done: Ended) -> str:
     return match[0]
 
 
-@pytest.mark.parametrize("mode", ["cluster", "client"])
+@pytest.mark.parametrize("mode", ["cluster", pytest.param("client", marks=pytest.mark.long)])
 def test_a_job_s_ending_is_the_launcher_s_and_a_refusal_is_tried_once(
     hadoop: Hadoop, spark: SparkSession, world: World, tmp_path: Path, mode: str
 ) -> None:
@@ -350,22 +350,18 @@ def test_a_job_s_ending_is_the_launcher_s_and_a_refusal_is_tried_once(
     def run(job: str, *words: str) -> Ended:
         return submit(hadoop, job, *world.words, *words, mode=mode, conf=ONE_EXECUTOR)
 
-    runs: dict[int, tuple[tuple[str, ...], str, int]] = {
-        3: (
-            ("ingest_ratings", f"--set=landing.path=file://{tmp_path}/bad"),
-            "error: 2 of 3 landed rows (67%) are bad, allowed are 20%",
-            1,
-        ),
-        4: (("promote_model", "--version=1"), "error: version 1 has verdict 'refused' (worse)", 1),
-        5: (("score_users",), "error: lock 'lists' is held by another (pid ", 1),
-        1: ((PROBE, "--fail"), "error: probe failed: ZeroDivisionError: nobody foresaw this", 2),
-    }
-    if mode == "client":  # the driver is the launcher's own child, whose code is handed on whatever it is
-        runs = {code: runs[code] for code in (4, 1)}
     held = Lock(Files(spark), world.root, LISTS, job="another", expiry_seconds=120.0)
     with held, ThreadPoolExecutor(2) as pool:
-        begun = {code: (pool.submit(run, *words), line, attempts) for code, (words, line, attempts) in runs.items()}
-    said = {code: (ending.result(), line, attempts) for code, (ending, line, attempts) in begun.items()}
+        rejected = pool.submit(run, "ingest_ratings", f"--set=landing.path=file://{tmp_path}/bad")
+        refused = pool.submit(run, "promote_model", "--version=1")
+        locked = pool.submit(run, "score_users")
+        failed = pool.submit(run, PROBE, "--fail")
+    said = {
+        3: (rejected.result(), "error: 2 of 3 landed rows (67%) are bad, allowed are 20%", 1),
+        4: (refused.result(), "error: version 1 has verdict 'refused' (worse)", 1),
+        5: (locked.result(), "error: lock 'lists' is held by another (pid ", 1),
+        1: (failed.result(), "error: probe failed: ZeroDivisionError: nobody foresaw this", 2),
+    }
     for code, (done, line, attempts) in said.items():
         assert done.code == code, done.err
         assert last_line(done, mode).startswith(line)

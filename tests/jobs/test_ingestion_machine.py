@@ -441,7 +441,7 @@ def test_whatever_happens_in_any_order_the_tables_are_what_the_model_says(
     spark: SparkSession, tmp_path: Path, die_at: Callable[[str, Callable[[], None]], bool]
 ) -> None:
     asked = os.environ.get("RECSYS_MACHINE", "")
-    n_examples, n_steps = map(int, (asked or "2x12").split("x"))
+    n_examples, n_steps = map(int, (asked or "3x12").split("x"))
     make_context(spark, make_settings(tmp_path / "origin", tmp_path / "none"))
     numbers = count()
 

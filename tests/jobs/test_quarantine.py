@@ -27,7 +27,7 @@ from recsys.replay import NO_FILE, NOT_KEPT, NOT_READ
 from recsys.session import ROOT
 from recsys.store.suppressed import suppress
 from recsys.user_blocks import bring_blocks_up_to_date
-from tests.jobs.fingerprint import INGESTED, hash_tables, table_hash
+from tests.jobs.fingerprint import INGESTED, hash_each, hash_tables
 from tests.jobs.kills import kill_at_points
 from tests.jobs.warehouses import SMALL, arguments, copy_warehouse, land_csv, make_settings
 
@@ -112,10 +112,8 @@ def rules(context: JobContext) -> dict[str, list[str]]:
 def hashes(context: JobContext) -> dict[str, tuple[int, int]]:
     """Ratings, refused rows and blocks as hashes, without the numbers of batches."""
     tables = context.tables
-    return {
-        table.name: table_hash(table.read(), leave_out=[c.BATCH, c.THROUGH_BATCH])
-        for table in (tables.ratings, tables.quarantine, tables.items, tables.user_blocks)
-    }
+    hashed = (tables.ratings, tables.quarantine, tables.items, tables.user_blocks)
+    return hash_each({table.name: table.read() for table in hashed}, leave_out=[c.BATCH, c.THROUGH_BATCH])
 
 
 def require_counts_of_quarantine(context: JobContext) -> None:
