@@ -92,7 +92,7 @@ def run_steps(place: Place, steps: Sequence[Sequence[LandingFile]], environ: Map
     machine = Machine(ROOT, sys.executable, environ)
     log4j = ROOT / "conf" / "log4j2.properties"
     java = find_java(ROOT, environ)
-    hdfs = Hadoop(java, machine.spark_home, conf_dir(environ), log4j, environ)
+    hdfs = Hadoop(java, machine.spark_home, conf_dir(environ), log4j, environ, machine.build)
     land(hdfs, f"{place.root}/catalogue", [CATALOGUE])
     print(StepReport.format_header(), flush=True)
     for files in steps:

@@ -1,8 +1,8 @@
 """Hadoop's own command line tools, out of the client that Spark brings: no Hadoop has to be installed.
 
 They speak Hadoop's protocols, so they work on secured clusters too, with the ticket of ``kinit``; the REST interfaces
-of the same services would need SPNEGO there, which Python's standard library has not. A call costs a JVM, one to two
-seconds.
+of the same services would need SPNEGO there, which Python's standard library has not. A call costs a JVM, a second
+(`launch.classes`).
 """
 
 import os
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from launch.classes import run_archived
 from recsys.errors import ConfigError
 
 _FS_SHELL: Final = "org.apache.hadoop.fs.FsShell"
@@ -36,6 +37,7 @@ class Hadoop:
         conf: ``HADOOP_CONF_DIR``.
         log4j: What the tools log, and how.
         environ: Their environment.
+        build: Folder for what makes them start sooner.
     """
 
     java: Path
@@ -43,6 +45,7 @@ class Hadoop:
     conf: Path
     log4j: Path
     environ: Mapping[str, str]
+    build: Path
 
     def list_names(self, folder: str) -> frozenset[str] | None:
         """Names of the files in a folder; None where there is no folder.
@@ -116,12 +119,13 @@ class Hadoop:
         return "" if done.returncode else last_driver_output(done.stdout)
 
     def _run(self, main: str, *words: str, seconds: float = 120.0) -> "subprocess.CompletedProcess[str]":
-        classpath = os.pathsep.join((str(self.conf), f"{self.spark_home}/jars/*"))
+        jars = self.spark_home / "jars"
+        classpath = os.pathsep.join((f"{jars}/*", str(self.conf)))
         log = f"-Dlog4j2.configurationFile=file:{self.log4j}"
-        command = [str(self.java), *_JVM, log, "-cp", classpath, main, *words]
-        try:
+
+        def run(options: Sequence[str]) -> "subprocess.CompletedProcess[str]":
             return subprocess.run(
-                command,
+                [str(self.java), *_JVM, *options, log, "-cp", classpath, main, *words],
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -129,6 +133,9 @@ class Hadoop:
                 timeout=seconds,
                 env=self.environ,
             )
+
+        try:
+            return run_archived(run, self.java, jars, main, self.build / "classes")
         except subprocess.TimeoutExpired as err:
             tool = " ".join((main.rpartition(".")[2], *words[:6]))
             raise ConfigError(f"Hadoop's {tool} did not end in {seconds:.0f} s. Is the cluster healthy?") from err

@@ -94,7 +94,7 @@ def _submit_to_yarn(options: Options, machine: Machine) -> Ending:
         environment.check_archive(environment.inspect_archive(plan.archive), plan.archive, wanted)
     check_reachable(_services(hadoop_conf, plan))
     log4j = machine.root / "conf" / "log4j2.properties"
-    hadoop = Hadoop(java, machine.spark_home, hadoop_conf.folder, log4j, machine.environ)
+    hadoop = Hadoop(java, machine.spark_home, hadoop_conf.folder, log4j, machine.environ, machine.build)
     there, refusal = _ask_cluster(options, machine, plan, hadoop)
     if refusal is not None:
         return refusal
