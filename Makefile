@@ -23,21 +23,27 @@ demo-cluster: $(READY) ## the same on HDFS and YARN: make demo-cluster MLFLOW=ht
 	@$(BIN)/python demo/cluster.py --tracking-uri "$(MLFLOW)"
 
 HERE := tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
+THERE := tests/cluster -n 2 --dist loadgroup --no-loadscope-reorder
 
-test: $(READY) ## the tests, two processes at a time (-n in the Makefile)
+# Half of what a JVM's start takes: the tests start a hundred of them.
+.PHONY: classes
+classes: $(READY)
+	@$(BIN)/python -m tests.make_archive
+
+test: classes ## the tests, two processes at a time (-n in the Makefile)
 	@$(BIN)/python -m pytest $(HERE) -m "not long"
 
-test-long: $(READY) ## those that take minutes each and that .ci/run has not always time for
+test-long: classes ## those that take minutes each and that .ci/run has not always time for
 	@$(BIN)/python -m pytest $(HERE) -m long
 
 test-unit: $(READY) ## the tests that need no JVM
 	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/architecture
 
-test-cluster: $(READY) ## the tests on a real HDFS, YARN and Kafka of this machine; needs Java 17 and Maven
-	@$(BIN)/python -m pytest tests/cluster -m "not long"
+test-cluster: classes ## the tests on a real HDFS, YARN and Kafka of this machine; needs Java 17 and Maven
+	@$(BIN)/python -m pytest $(THERE) -m "not long"
 
-test-long-cluster: $(READY) ## the long ones there: drivers and executors killed, four executors; half an hour
-	@$(BIN)/python -m pytest tests/cluster -m long
+test-long-cluster: classes ## the long ones there: drivers and executors killed, four executors; half an hour
+	@$(BIN)/python -m pytest $(THERE) -m long
 
 cluster-up: $(READY) ## start that HDFS and YARN, and leave it running
 	@$(BIN)/python -m tests.cluster.hadoop up

@@ -28,7 +28,7 @@ def run_archived(run: Callable[[Sequence[str]], Done], java: Path, jars: Path, m
         folder: where archives are kept, 30 MB each.
     """
     tool = main.rpartition(".")[2]
-    kept = folder / f"{tool}-{_key(java, jars)}.jsa"
+    kept = folder / f"{tool}-{key_of(java, jars)}.jsa"
     if kept.exists():
         done = run((*_SILENT, f"-XX:SharedArchiveFile={kept}"))
         if done.returncode >= 0:
@@ -47,7 +47,7 @@ def run_archived(run: Callable[[Sequence[str]], Done], java: Path, jars: Path, m
     return done
 
 
-def _key(java: Path, jars: Path) -> str:
+def key_of(java: Path, jars: Path) -> str:
     """Changes with the JVM and with the jars, which HotSpot compares too, by names, sizes and times."""
     found = [java.resolve(), *sorted(jars.glob("*.jar"))]
     states = [(str(file), file.stat()) for file in found]

@@ -7,12 +7,16 @@ and Spark's of queries. The benchmarks' tests (tests/benchmarks) run with conf/s
 from typing import Final
 
 from recsys.session import INTERPRETED
+from tests.archive import CLASSPATH, with_archive
 
 TWO_TASKS: Final = {
     **INTERPRETED,
     "spark.master": "local[2]",
     "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:MetaspaceSize=512m "
-    "-XX:+UseG1GC -Djava.net.preferIPv4Stack=true",
+    "spark.driver.extraClassPath": CLASSPATH,
+    "spark.driver.extraJavaOptions": with_archive(
+        "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:MetaspaceSize=512m "
+        "-XX:+UseG1GC -Djava.net.preferIPv4Stack=true"
+    ),
 }

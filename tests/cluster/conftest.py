@@ -14,6 +14,17 @@ from tests.cluster.undisturbed import World
 from tests.sessions import TWO_TASKS
 
 
+# Files whose tests go on from copies of one `world`; a process that runs another file has no need of it.
+_OF_ONE_WORLD = ("test_applications", "test_daemons", "test_erasure")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes (``--dist loadgroup``), one runs all tests of a file, and of files with the same `world`."""
+    for item in items:
+        group = "of one world" if item.path.stem in _OF_ONE_WORLD else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def hadoop() -> Iterator[Hadoop]:
     """HDFS and YARN, ready."""

@@ -6,24 +6,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import pyspark
-
 from demo.cluster import ONE_NODE
 from recsys.session import INTERPRETED, ROOT
+from tests.archive import CLASSPATH, with_archive
 from tests.cluster.hadoop import Hadoop
 
-# What fits on one node; nodes are this machine, so that neither jars nor Python need be copied.
-SIZES = {
-    **ONE_NODE,
-    **INTERPRETED,
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m "
-    "-Djava.net.preferIPv4Stack=true",
-    "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true",
-    "spark.yarn.am.extraJavaOptions": "-XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true",
+_JAVA = "-XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true"
+_JAVA_OPTIONS = {
+    "spark.driver.extraJavaOptions": f"{_JAVA} -XX:ReservedCodeCacheSize=256m",
+    "spark.executor.extraJavaOptions": _JAVA,
+    "spark.yarn.am.extraJavaOptions": _JAVA,
 }
+# What fits on one node.
+SIZES = {**ONE_NODE, **INTERPRETED, **_JAVA_OPTIONS}
+# Nodes are this machine: neither jars nor Python need be copied, and classes come from the tests' archive.
 SHARED = {
     "spark.recsys.python": "shared",
-    "spark.yarn.jars": f"local:{os.path.dirname(pyspark.__file__)}/jars/*",
+    "spark.yarn.jars": f"local:{CLASSPATH}",
+    "spark.driver.extraClassPath": CLASSPATH,
+    "spark.executor.extraClassPath": CLASSPATH,
+    **{key: with_archive(options) for key, options in _JAVA_OPTIONS.items()},
 }
 
 
