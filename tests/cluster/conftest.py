@@ -13,11 +13,11 @@ from tests.cluster.kafka import Kafka
 from tests.cluster.undisturbed import World
 from tests.sessions import TWO_TASKS
 
-
 # Files whose tests go on from copies of one `world`; a process that runs another file has no need of it.
 _OF_ONE_WORLD = ("test_applications", "test_daemons", "test_erasure")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist gives tests their groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes (``--dist loadgroup``), one runs all tests of a file, and of files with the same `world`."""
     for item in items:
