@@ -17,12 +17,10 @@ from tests.sessions import TWO_TASKS
 _OF_ONE_WORLD = ("test_applications", "test_daemons", "test_erasure")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist gives tests their groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Of several processes (``--dist loadgroup``), one runs all tests of a file, and of files with the same `world`."""
-    for item in items:
-        group = "of one world" if item.path.stem in _OF_ONE_WORLD else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    group = "of one world" if item.path.stem in _OF_ONE_WORLD else item.path.stem
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
