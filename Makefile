@@ -23,7 +23,7 @@ demo-cluster: $(READY) ## the same on HDFS and YARN: make demo-cluster MLFLOW=ht
 	@$(BIN)/python demo/cluster.py --tracking-uri "$(MLFLOW)"
 
 HERE := tests --ignore=tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
-THERE := tests/cluster -n 2 --dist loadgroup --no-loadscope-reorder
+THERE := tests/cluster -n 2 --no-loadscope-reorder
 
 # Half of what a JVM's start takes: the tests start a hundred of them.
 .PHONY: classes

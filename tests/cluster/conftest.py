@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 from pyspark.sql import SparkSession
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from recsys.session import bundled_jars, start_session
 from tests.cluster import kafka
@@ -14,13 +17,20 @@ from tests.cluster.undisturbed import World
 from tests.sessions import TWO_TASKS
 
 # Files whose tests go on from copies of one `world`; a process that runs another file has no need of it.
-_OF_ONE_WORLD = ("test_applications", "test_daemons", "test_erasure")
+_OF_ONE_WORLD: Final = ("test_applications.py", "test_daemons.py", "test_erasure.py")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Of several processes (``--dist loadgroup``), one runs all tests of a file, and of files with the same `world`."""
-    group = "of one world" if item.path.stem in _OF_ONE_WORLD else item.path.stem
-    item.add_marker(pytest.mark.xdist_group(group))
+class _ByWorld(LoadScopeScheduling):
+    """Of several processes, one runs all tests of a file, and of files with the same `world`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0].rpartition("/")[2]
+        return "of one world" if file in _OF_ONE_WORLD else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """How tests are dealt out, whatever ``--dist`` says."""
+    return _ByWorld(config, log)
 
 
 @pytest.fixture(scope="session")
