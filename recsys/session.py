@@ -1,6 +1,7 @@
 """One way to start Spark: by ``spark-submit`` the launcher has set everything, from Python this module does."""
 
 import atexit
+import logging
 import os
 import re
 import shutil
@@ -9,9 +10,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from recsys.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -92,7 +96,22 @@ def start_session(app: str, *, env: str = "local", conf: Mapping[str, str] | Non
         builder = builder.config(key, value)
     for name, value in ONE_THREAD.items():
         builder = builder.config(f"spark.executorEnv.{name}", value)
-    return builder.getOrCreate()
+    return _create(builder)
+
+
+def _create(builder: SparkSession.Builder) -> SparkSession:
+    """A new session; once more where Spark came into its own way.
+
+    In YARN's client mode the application master's request to filter the web pages may arrive while SparkContext starts
+    them (SparkUI.attachAllHandlers), on a busy machine now and then. Nothing has been done by then.
+    """
+    try:
+        return builder.getOrCreate()
+    except Py4JJavaError as err:
+        if not all(name in str(err) for name in ("ConcurrentModificationException", "attachAllHandlers")):
+            raise
+        log.warning("session_started_again reason=web_pages_in_the_way")
+        return builder.getOrCreate()
 
 
 def _scratch_folder() -> Path:

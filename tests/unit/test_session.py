@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
+from py4j.protocol import Py4JJavaError
 
 from recsys import session
-from recsys.session import ROOT, start_session
+from recsys.session import ROOT, _create, start_session
 
 
 class Builder:
@@ -72,3 +73,38 @@ def test_what_a_session_made_for_itself_is_gone_when_its_process_ends() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "recsys-catalog-" in done.stdout
     assert not Path(done.stdout.strip()).exists()
+
+
+class _Builder:
+    """Stands for Spark's: fails with these traces, one after the other, and then has a session."""
+
+    def __init__(self, *traces: str) -> None:
+        self.traces = list(traces)
+
+    def getOrCreate(self) -> str:  # noqa: N802 - Spark's name
+        if self.traces:
+            raise _JavaError(self.traces.pop(0))
+        return "session"
+
+
+class _JavaError(Py4JJavaError):
+    """What came out of the JVM, without one."""
+
+    def __init__(self, trace: str) -> None:
+        self.trace = trace
+
+    def __str__(self) -> str:
+        return self.trace
+
+
+IN_THE_WAY = """java.util.ConcurrentModificationException
+\tat org.apache.spark.ui.SparkUI.attachAllHandlers(SparkUI.scala:79)
+\tat org.apache.spark.SparkContext.<init>(SparkContext.scala:700)"""
+
+
+def test_a_session_that_sparks_own_web_pages_were_in_the_way_of_is_started_once_more_and_no_other() -> None:
+    assert _create(_Builder(IN_THE_WAY)) == "session"  # type: ignore[arg-type, comparison-overlap]
+    for builder in (_Builder(IN_THE_WAY, IN_THE_WAY), _Builder("java.util.ConcurrentModificationException")):
+        with pytest.raises(_JavaError):
+            _create(builder)  # type: ignore[arg-type]
+        assert builder.traces == []
