@@ -30,7 +30,8 @@ def run_archived(run: Callable[[Sequence[str]], Done], java: Path, jars: Path, m
     tool = main.rpartition(".")[2]
     kept = folder / f"{tool}-{key_of(java, jars)}.jsa"
     if kept.exists():
-        done = run((*_SILENT, f"-XX:SharedArchiveFile={kept}"))
+        report = f"-XX:ErrorFile={folder}/died-%p.log"  # and not in the folder where somebody happens to be
+        done = run((*_SILENT, report, f"-XX:SharedArchiveFile={kept}"))
         if done.returncode >= 0:
             return done
         kept.unlink(missing_ok=True)  # HotSpot dies of an archive that a full disk or a copy has cut

@@ -81,5 +81,6 @@ def test_an_archive_of_other_jars_is_replaced_and_one_that_kills_its_jvm_is_made
     new.write_bytes(new.read_bytes()[:100_000])
     done = list_folder(jars, shown, archives)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"file://{shown}/a\n", "")
+    assert len(list(archives.glob("died-*.log"))) == 1  # HotSpot writes into the working directory where it is not told
     list_folder(jars, shown, archives)
     assert archived(archives) > 100  # it was made again
