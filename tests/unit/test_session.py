@@ -10,7 +10,7 @@ import pytest
 from py4j.protocol import Py4JJavaError
 
 from recsys import session
-from recsys.session import ROOT, _create, start_session
+from recsys.session import ROOT, start_session
 
 
 class Builder:
@@ -37,14 +37,29 @@ class Builder:
         return self
 
 
-def start(monkeypatch: pytest.MonkeyPatch, *, submitted: bool, **arguments: Any) -> dict[str, str]:
+class _Failing(Builder):
+    """Fails with these traces, one after the other, and then has a session."""
+
+    def __init__(self, *traces: str) -> None:
+        super().__init__()
+        self.traces = list(traces)
+
+    def getOrCreate(self) -> dict[str, str]:  # noqa: N802
+        if self.traces:
+            raise _JavaError(self.traces.pop(0))
+        return super().getOrCreate()
+
+
+def start(
+    monkeypatch: pytest.MonkeyPatch, *, submitted: bool, builder: Builder | None = None, **arguments: Any
+) -> dict[str, str]:
     for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_LOCAL_IP", "JAVA_HOME", *session.ONE_THREAD):
         monkeypatch.setenv(name, "kept")
     if submitted:
         monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
     else:
         monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
-    monkeypatch.setattr(session, "SparkSession", Builder())
+    monkeypatch.setattr(session, "SparkSession", builder or Builder())
     monkeypatch.setattr(session, "bundled_jars", lambda: [Path("/delta.jar")])
     started: Any = start_session("test", **arguments)
     return dict(started)
@@ -75,18 +90,6 @@ def test_what_a_session_made_for_itself_is_gone_when_its_process_ends() -> None:
     assert not Path(done.stdout.strip()).exists()
 
 
-class _Builder:
-    """Stands for Spark's: fails with these traces, one after the other, and then has a session."""
-
-    def __init__(self, *traces: str) -> None:
-        self.traces = list(traces)
-
-    def getOrCreate(self) -> str:  # noqa: N802 - Spark's name
-        if self.traces:
-            raise _JavaError(self.traces.pop(0))
-        return "session"
-
-
 class _JavaError(Py4JJavaError):
     """What came out of the JVM, without one."""
 
@@ -102,9 +105,14 @@ IN_THE_WAY = """java.util.ConcurrentModificationException
 \tat org.apache.spark.SparkContext.<init>(SparkContext.scala:700)"""
 
 
-def test_a_session_that_sparks_own_web_pages_were_in_the_way_of_is_started_once_more_and_no_other() -> None:
-    assert _create(_Builder(IN_THE_WAY)) == "session"  # type: ignore[arg-type, comparison-overlap]
-    for builder in (_Builder(IN_THE_WAY, IN_THE_WAY), _Builder("java.util.ConcurrentModificationException")):
+@pytest.mark.parametrize("submitted", [True, False])
+def test_a_session_that_sparks_own_web_pages_were_in_the_way_of_is_started_once_more_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, submitted: bool
+) -> None:
+    undisturbed = start(monkeypatch, submitted=submitted)
+    once = start(monkeypatch, submitted=submitted, builder=_Failing(IN_THE_WAY))
+    assert once.keys() == undisturbed.keys()
+    for builder in (_Failing(IN_THE_WAY, IN_THE_WAY), _Failing("java.util.ConcurrentModificationException")):
         with pytest.raises(_JavaError):
-            _create(builder)  # type: ignore[arg-type]
+            start(monkeypatch, submitted=submitted, builder=builder)
         assert builder.traces == []
